@@ -1,0 +1,197 @@
+"""From what a user typed to a checked configuration, or one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from slmflow.config import Config, ModelConfig, register_schemas
+from slmflow.errors import SlmflowError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUP_PARAMETERS = ("model", "export")
+"""Config groups that MLproject also declares as plain parameters, so that the UI compares them."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A checked configuration and the words that make it again."""
+
+    config: Config
+    choices: dict[str, str]
+    """Config group to the file chosen from it, e.g. {"model": "smollm2_135m"}."""
+    overrides: str
+    """The overrides other than model and export, quoted as one string for a child run."""
+    yaml: str
+    """Everything resolved, as YAML."""
+    base: ModelConfig | None
+    """For a prebuilt model, the configuration of the weights that it was made from."""
+
+
+def slug(value: str) -> str:
+    """A registered model's name from a repository, path or URI: its last part, in safe characters."""
+    last = re.split(r"[/\\:]", value.rstrip("/"))[-1]
+    return re.sub(r"[^a-z0-9._-]+", "-", re.sub(r"\.gguf$", "", last.lower())).strip("-.") or "model"
+
+
+def split_overrides(text: str) -> list[str]:
+    """The Hydra overrides in one shell-like string; quotes guard spaces, lists and dicts survive.
+
+    Raises SlmflowError when a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise SlmflowError(f"overrides={text!r}: {error}; close the quote or escape it") from None
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets, without Hydra's +, ++ and ~."""
+    return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
+
+
+def compose(model: str = "", export: str = "", overrides: str = "") -> Composition:
+    """Compose, check types and ranges, and resolve. Raises SlmflowError with one line."""
+    tokens = split_overrides(overrides)
+    given = {"model": model, "export": export}
+    for name, value in given.items():
+        if value and any(key_of(token) == name for token in tokens):
+            raise SlmflowError(f"{name}={value} is given as a parameter and in overrides: give it once")
+    chosen = [f"{name}={value}" for name, value in given.items() if value]
+    container = _hydra(chosen + tokens)
+    choices = {k: str(v) for k, v in container.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    OmegaConf.set_struct(container, False)
+    del container["hydra"]
+    config = _objects(container)
+    rest = [token for token in tokens if key_of(token) not in GROUP_PARAMETERS]
+    yaml = OmegaConf.to_yaml(container, resolve=True)
+    return Composition(config, choices, shlex.join(rest), yaml, _base(config.model))
+
+
+def _base(model: ModelConfig) -> ModelConfig | None:
+    if model.base is None:
+        return None
+    try:
+        base = compose(model=model.base).config.model
+    except SlmflowError as error:
+        raise SlmflowError(f"model.base={model.base}: {error}") from None
+    if base.base is not None:
+        raise SlmflowError(f"model.base={model.base} has a base itself: name the model that has the weights")
+    return base
+
+
+def _hydra(overrides: list[str]) -> DictConfig:
+    register_schemas()
+    if not OmegaConf.has_resolver("slug"):
+        OmegaConf.register_new_resolver("slug", slug)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=overrides, return_hydra_config=True)
+    except MissingConfigException as error:
+        raise SlmflowError(_unknown_choice(error)) from None
+    except OverrideParseException as error:
+        raise SlmflowError(f"overrides: cannot read {error.override!r}: {_first_line(error)}") from None
+    except (ConfigCompositionException, HydraException) as error:
+        if not overrides:
+            raise  # conf/ itself is broken: a defect of ours
+        raise SlmflowError(_bad_override(error, overrides)) from None
+
+
+def _objects(container: DictConfig) -> Config:
+    _refuse_unknown(container, "")
+    try:
+        missing = sorted(OmegaConf.missing_keys(container))
+        OmegaConf.resolve(container)
+        config = OmegaConf.to_object(container) if not missing else None
+    except OmegaConfBaseException as error:
+        # A name that is made from a missing path fails before the path itself is looked at.
+        match = re.search(r"Missing mandatory value: (\S+)", str(error))
+        if not match:
+            raise SlmflowError(f"{error.full_key}: {_first_line(error)}") from None
+        missing = [match[1]]
+    except ValueError as error:  # a range check of the schema
+        raise SlmflowError(str(error)) from None
+    if missing:
+        raise SlmflowError(f'{missing[0]} is not set: give overrides="{missing[0]}=…"')
+    assert isinstance(config, Config)
+    return config
+
+
+def _refuse_unknown(node: DictConfig, prefix: str) -> None:
+    """`+key=value` adds keys past the schema: refuse those that the schema does not have."""
+    for name in node:
+        key = f"{prefix}{name}"
+        schema = OmegaConf.get_type(node)
+        if is_dataclass(schema) and name not in {field.name for field in fields(schema)}:
+            raise SlmflowError(f"{key}: there is no such key; {_near(key)}")
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            _refuse_unknown(child, f"{key}.")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    missing = error.missing_cfg_file or ""
+    group, _, name = str(missing).rpartition("/")
+    if not group:
+        return _first_line(error)
+    return f"{group}={name} is unknown: allowed are {', '.join(sorted(error.options or []))}"
+
+
+def _bad_override(error: BaseException, overrides: list[str]) -> str:
+    """Hydra's and OmegaConf's messages in one line that names the key, the value and what is allowed."""
+    cause: Any = error.__cause__
+    text = " ".join(str(error).split())
+    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
+    if match := re.search(r"[Oo]verride '?([^'\s]+?)'?[.:] ", text):
+        key = key or match[1]
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1].split("=", 1)[0]
+    override = next((token for token in overrides if key and key_of(token) == str(key)), None)
+    if override is None:
+        override = next((token for token in overrides if token in text), str(key or ""))
+    key, _, value = override.lstrip("+~").partition("=")
+    if "Could not override" in text or "not in struct" in text or "No match in the defaults list" in text:
+        return f"{key}={value}: there is no such key; {_near(key)}"
+    reason = _first_line(cause) if cause is not None else text
+    reason = re.sub(r"^(Error merging override \S+: |Value '.*?' of type '.*?' )", "", reason)
+    reason = re.sub(r"could not be converted to (\w+)", lambda m: f"must be of type {m[1].lower()}", reason)
+    return f"{override}: {reason}"
+
+
+def _near(key: str) -> str:
+    """The keys that exist at the deepest known parent of `key`, nearest first."""
+    node: Any = _hydra([])
+    parent = []
+    for part in key.split(".")[:-1]:
+        if not isinstance(node, DictConfig) or part not in node:
+            break
+        parent.append(part)
+        node = node[part]
+    names = [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) else []
+    asked = key.split(".")[len(parent)] if len(key.split(".")) > len(parent) else key
+    close = difflib.get_close_matches(asked, names, n=1)
+    hint = f"did you mean {'.'.join([*parent, close[0]])}? " if close else ""
+    return f"{hint}allowed here: {', '.join('.'.join([*parent, name]) for name in sorted(names))}"
+
+
