@@ -1,0 +1,22 @@
+"""A finished genai folder, taken as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slmflow.errors import SlmflowError
+from slmflow.files import files_under, link_or_copy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slmflow.config import PrebuiltExport
+
+
+def export(config: PrebuiltExport, source: Path, folder: Path, scratch: Path) -> dict[str, str]:
+    """Link or copy the folder. Raises SlmflowError when the source is not one."""
+    if not (source / "genai_config.json").is_file():
+        raise SlmflowError("the source is no finished genai folder (no genai_config.json): choose another export=")
+    for path in files_under(source):
+        link_or_copy(path, folder / path.relative_to(source))
+    return {}

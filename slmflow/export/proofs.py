@@ -1,0 +1,125 @@
+"""What is proven of an exported folder before the step says done.
+
+Wrong is refused here; lossy is judged by `evaluate`. Everything runs through the code that ships.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slmflow.config import Precision
+from slmflow.errors import SlmflowError
+from slmflow.models.slm_runtime.engine import GenerateEngine, Sampling
+from slmflow.models.slm_runtime.tokenizer import TextTokenizer
+from slmflow.quality.fidelity import kl_divergence, log_softmax
+from slmflow.quality.reference import reference_logits
+from slmflow.text import shipped_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CORPUS = (
+    "Hello, world! It's a dog's life: they're, we'll, I'd.",
+    "def f(x):\n\treturn {'a': x ** 2, \"b\": [1, 2.50, 0xFF]}  # done\n",
+    "1234567890 3.14159 10,000 ½ ² Ⅷ ١٢٣",
+    "naïve café Ångström façade Straße ΑΒΓ привет",
+    "你好,世界。こんにちは 안녕하세요",
+    "🙂👩‍👩‍👧 🇪🇸 ❤️ \u200b\u00a0\ufeff",
+    "  two  spaces\n\n\n three lines \t tab   \r\n end  ",
+    "",
+    "{{ template }} {% raw %} </s> <s> [INST] <|end|> <|im_end|> <|im_start|>user\nhi<|im_end|>",
+    "a" * 300,
+)
+"""Texts on which a mislabelled tokenizer shows: digits, code, scripts, emoji, white space, markers."""
+
+CHATS: tuple[list[dict[str, Any]], ...] = (
+    [{"role": "user", "content": "What is the capital of Spain?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\n  there <|end|>"}],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+)
+
+WRONG_KL = {Precision.fp32: 1e-4, Precision.int8: 0.3, Precision.int4: 3.0, Precision.source: 3.0}
+"""Mean KL divergence (nats) above which a graph is wrong, not lossy: int4 of a 135 M model has 0.7,
+a graph with one layer's weights mixed up more than 5."""
+
+PREFILL_TOKENS, DECODE_TOKENS = 96, 24
+
+
+def prove(folder: Path, huggingface: Path | None, precision: Precision) -> dict[str, Any]:
+    """Load, generate, and compare with the Hugging Face folder it was made from, where there is one.
+
+    Returns what was proven, with figures. Raises SlmflowError naming the first thing that is wrong.
+    """
+    try:
+        engine = GenerateEngine(folder)
+        tokenizer = TextTokenizer(folder)
+        prompt = tokenizer.encode(shipped_text())[:PREFILL_TOKENS]
+        tokens = list(engine.generate(prompt[:16], Sampling(max_tokens=8)))
+    except Exception as error:  # the runtime raises bare exceptions of its own
+        raise SlmflowError(f"the exported folder does not load or generate: {str(error).splitlines()[0]}") from error
+    if any(not 0 <= token < engine.vocabulary for token in tokens):
+        raise SlmflowError(f"the exported model generates ids outside its vocabulary: {tokens}")
+    proofs: dict[str, Any] = {"generates": True, "engines": ["generate"], "reference": huggingface is not None}
+    if huggingface is not None:
+        proofs["tokenizer"] = _same_ids(tokenizer, huggingface)
+        proofs["template"] = _same_template(tokenizer, huggingface)
+        proofs["logits"] = _right_logits(engine, huggingface, prompt, precision)
+    return proofs
+
+
+def _same_ids(tokenizer: TextTokenizer, huggingface: Path) -> dict[str, int]:
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(huggingface)
+    texts = [*CORPUS, shipped_text()]
+    for text in texts:
+        ours, theirs = tokenizer.encode(text), reference(text)["input_ids"]
+        if ours != list(theirs):
+            at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
+            raise SlmflowError(
+                f"tokenizer ids differ from the source's at token {at} of {text[:40]!r}: "
+                f"{ours[at : at + 4]} instead of {theirs[at : at + 4]}"
+            )
+    return {"texts": len(texts), "differences": 0}
+
+
+def _same_template(tokenizer: TextTokenizer, huggingface: Path) -> dict[str, int]:
+    from transformers import AutoTokenizer
+
+    reference = AutoTokenizer.from_pretrained(huggingface)
+    if reference.chat_template is None:
+        return {"chats": 0, "differences": 0}
+    compared = 0
+    for chat in CHATS:
+        try:
+            theirs = reference.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        except Exception:  # a template may refuse a role, then ours must refuse it as well
+            theirs = None
+        try:
+            ours = tokenizer.prompt_of(chat)
+        except ValueError:
+            ours = None
+        if ours != theirs:
+            raise SlmflowError(f"the chat template renders {ours!r} instead of {theirs!r}")
+        compared += 1
+    return {"chats": compared, "differences": 0}
+
+
+def _right_logits(
+    engine: GenerateEngine, huggingface: Path, ids: list[int], precision: Precision
+) -> dict[str, float]:
+    """Mean KL divergence to the fp32 reference on both paths: many tokens at once, and one by one."""
+    reference = log_softmax(reference_logits(huggingface, [ids])[0])
+    paths = {
+        "prefill": log_softmax(engine.logits(ids)),
+        "decode": log_softmax(engine.logits(ids[:DECODE_TOKENS], chunk=1)),
+    }
+    figures = {}
+    for name, candidate in paths.items():
+        figures[f"{name}_kl"] = kl = float(kl_divergence(reference[: len(candidate)], candidate).mean())
+        if not kl <= WRONG_KL[precision]:
+            raise SlmflowError(
+                f"logits of the exported {precision.value} graph are wrong on the {name} path: mean KL {kl:.4g}, "
+                f"more than {WRONG_KL[precision]:g} is no rounding"
+            )
+    return figures

@@ -1,0 +1,59 @@
+"""The MLflow model around an exported ONNX folder: prompt in, text out; chat in, chat out.
+
+Logged by path (models from code, no pickle) with the package `slm_runtime` beside it:
+
+    model = mlflow.pyfunc.load_model("models:/smollm2-135m-onnx@champion")
+    model.predict({"prompt": "The capital of Spain is"})
+    model.predict({"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32})
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from numpy.typing import NDArray
+from slm_runtime.chat import answer, parse
+from slm_runtime.engine import GenerateEngine, Sampling
+from slm_runtime.tokenizer import TextTokenizer
+
+
+class ChatModel(PythonModel):
+    """Answers every row of its input; rows share the weights and nothing else."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the folder under the artifact `onnx` with the logged model_config."""
+        config = context.model_config
+        folder = Path(context.artifacts["onnx"])
+        self.engine = GenerateEngine(folder, threads=int(config["threads"]))
+        self.tokenizer = TextTokenizer(folder)
+        self.name = str(config["model"])
+        self.defaults = Sampling(
+            max_tokens=int(config["max_tokens"]),
+            temperature=float(config["temperature"]),
+            top_p=float(config["top_p"]),
+        )
+
+    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """One answer a row: text where the row has `prompt`, an OpenAI object where it has `messages`.
+
+        Raises ValueError naming the field of the first row that cannot be answered, before any is.
+        """
+        rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
+        if isinstance(rows, dict):
+            rows = [rows]
+        requests = [parse({**row, **(params or {})}, self.defaults) for row in rows]
+        return [answer(request, self.engine, self.tokenizer, self.name) for request in requests]
+
+    def logprobs(self, ids: list[int]) -> NDArray[np.float32]:
+        """Natural log-probabilities of every next token, shape (len(ids), vocabulary), of what ships."""
+        logits = self.engine.logits(ids)
+        logits -= logits.max(axis=-1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        return logits
+
+
+mlflow.models.set_model(ChatModel())

@@ -1,0 +1,1 @@
+"""The measures, as functions of arrays, and the reference that they compare with."""

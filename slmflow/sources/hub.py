@@ -1,0 +1,120 @@
+"""Weights on a Hugging Face hub, at one commit, every file verified."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from requests import RequestException
+
+from slmflow.errors import SlmflowError
+from slmflow.files import git_blob_sha1, link_or_copy, sha256_of
+from slmflow.sources.manifest import Taken, is_pickle
+
+if TYPE_CHECKING:
+    from slmflow.config import HubSource
+
+WANTED = (".json", ".safetensors", ".model", ".txt", ".jinja", ".md", ".gguf")
+"""Suffixes of a Hugging Face folder that are data; licence files are taken by name."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def take(source: HubSource, folder: Path) -> Taken:
+    """Resolve the revision to its commit, download what is data, and verify each file.
+
+    Files kept in LFS are verified against their sha256, the others against git's blob id, both from
+    the commit's own metadata. A dropped transfer resumes; a file that arrives wrong is removed from the
+    cache, so that the next try downloads it again. The repository's own code is never taken.
+    """
+    where = f"hub:{source.repo}"
+    try:
+        info = HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
+        commit = info.sha
+        if not commit or not COMMIT.fullmatch(commit):
+            raise SlmflowError(f"{where}: revision {source.revision!r} did not resolve to a commit")
+        if COMMIT.fullmatch(source.revision) and commit != source.revision:
+            raise SlmflowError(f"{where}: asked for commit {source.revision}, the hub answered with {commit}")
+        files = {file.rfilename: file for file in info.siblings or []}
+        names = wanted(list(files), source.subfolder, where)
+        if not names:
+            inside = f" below {source.subfolder!r}" if source.subfolder else ""
+            raise SlmflowError(f"{where} at {commit[:12]}: no model files{inside}")
+        snapshot = Path(snapshot_download(source.repo, revision=commit, allow_patterns=names))
+    except (HfHubHTTPError, HFValidationError, RequestException, OSError, ValueError) as error:
+        raise SlmflowError(f"{where}: {_reason(error, source)}") from None
+    sha256 = {}
+    for name in names:
+        path = snapshot / name
+        short = name.removeprefix(f"{source.subfolder}/") if source.subfolder else name
+        sha256[short] = _verify(path, files[name], source.sha256.get(short, ""), f"{where}/{name}")
+        link_or_copy(path, folder / short)
+    if unknown := set(source.sha256) - set(sha256):
+        raise SlmflowError(f"model.source.sha256 names {sorted(unknown)[0]!r}, which {where} does not have")
+    return Taken(folder, where, commit=commit, pins=_pins(source, commit, sha256))
+
+
+def wanted(names: list[str], subfolder: str, where: str) -> list[str]:
+    """The files to take: data at the top of the repository, or everything but code below a subfolder.
+
+    Raises SlmflowError when the repository has pickles only, before anything is downloaded.
+    """
+    if subfolder:
+        inside = [name for name in names if name.startswith(f"{subfolder.rstrip('/')}/")]
+        return sorted(name for name in inside if not name.endswith((".py", ".pyc")) and not is_pickle(name))
+    top = [name for name in names if "/" not in name and not name.startswith(".")]
+    data = [n for n in top if n.endswith(WANTED) or n.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
+    if any(name.endswith(".safetensors") for name in data):
+        data = [name for name in data if not name.endswith(".gguf")]
+    elif not any(name.endswith(".gguf") for name in data):
+        pickles = [name for name in top if is_pickle(name)]
+        if pickles:
+            raise SlmflowError(
+                f"{where}: the only weights are pickles ({pickles[0]}), which can run code when loaded; "
+                "name a revision that has safetensors"
+            )
+    return sorted(data)
+
+
+def _verify(path: Path, file: Any, pinned: str, what: str) -> str:
+    """The sha256 of a downloaded file; raises SlmflowError, and forgets the file, if it is another's."""
+    actual = sha256_of(path)
+    expected = file.lfs.sha256 if file.lfs else None
+    if (expected and actual != expected) or (not expected and git_blob_sha1(path) != file.blob_id):
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise SlmflowError(
+            f"{what}: sha256 of what arrived is {actual}, the commit says {expected or file.blob_id}; "
+            "the transfer was damaged and is forgotten: run again"
+        )
+    if pinned and actual != pinned:
+        raise SlmflowError(f"{what}: sha256 is {actual}, but model.source.sha256 says {pinned}")
+    return actual
+
+
+def _pins(source: HubSource, commit: str, sha256: dict[str, str]) -> list[str]:
+    """The two lines that pin this content; none if both are given already."""
+    weights = {name: digest for name, digest in sha256.items() if name.endswith((".safetensors", ".onnx", ".gguf"))}
+    if source.revision == commit and source.sha256:
+        return []
+    pairs = ",".join(f"'{name}':{digest}" for name, digest in sorted(weights.items()))
+    return [f"model.source.revision={commit}", f'"model.source.sha256={{{pairs}}}"']
+
+
+def _reason(error: Exception, source: HubSource) -> str:
+    if isinstance(error, GatedRepoError):
+        return "the repository is gated: accept its terms on its page, then set HF_TOKEN to your token"
+    if isinstance(error, RevisionNotFoundError):
+        return f"there is no revision {source.revision!r}: name a branch, a tag or a commit"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such repository, or it is private: check the name, or set HF_TOKEN"
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"{first} (run again: what has arrived is kept)"

@@ -1,0 +1,91 @@
+"""What was fetched, file by file: the record that every later step stands on."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from slmflow.errors import SlmflowError
+from slmflow.files import canonical_digest, files_under, sha256_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib", ".h5", ".msgpack")
+"""Suffixes of formats that can carry code, or that we do not read."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A source brought here."""
+
+    folder: Path
+    origin: str
+    """Where it came from, for people: `hub:org/name`, `wheel:package==version/member`, …"""
+    commit: str | None = None
+    """The exact revision, where the source has revisions."""
+    pins: list[str] = field(default_factory=list)
+    """Overrides that pin this very content."""
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file name is of a weight format that can run code when it is loaded."""
+    return name.lower().endswith(PICKLES)
+
+
+def refuse_unsafe(taken: Taken) -> None:
+    """Raise SlmflowError unless the folder has weights, in a format that is only data."""
+    names = [path.name for path in files_under(taken.folder)]
+    if any(name.endswith((".safetensors", ".gguf", ".onnx")) for name in names):
+        return
+    pickles = [name for name in names if is_pickle(name)]
+    if pickles:
+        raise SlmflowError(
+            f"{taken.origin}: the only weights are pickles ({pickles[0]}), which can run code when loaded; "
+            "convert them to safetensors, or name a revision that has them"
+        )
+    raise SlmflowError(f"{taken.origin}: no weights (.safetensors, .gguf or .onnx) among {len(names)} files")
+
+
+def parameters_in(folder: Path) -> int | None:
+    """The number of weights in the safetensors or GGUF files of a folder; None if it has neither."""
+    counts = [_safetensors_parameters(path) for path in sorted(folder.glob("*.safetensors"))]
+    if not counts and (gguf_files := sorted(folder.glob("*.gguf"))):
+        from slmflow.sources.gguf_file import parameters
+
+        counts = [parameters(path) for path in gguf_files]
+    return sum(counts) if counts else None
+
+
+def build_manifest(taken: Taken, licence: str) -> dict[str, Any]:
+    """The manifest of a source: origin, commit, licence, parameters, sha256 and size per file, digest.
+
+    `digest` is the digest of the content alone (names and sha256), so equal weights from two places
+    have equal digests.
+    """
+    files = {
+        path.relative_to(taken.folder).as_posix(): {"sha256": sha256_of(path), "size": path.stat().st_size}
+        for path in files_under(taken.folder)
+    }
+    return {
+        "origin": taken.origin,
+        "commit": taken.commit,
+        "licence": licence,
+        "parameters": parameters_in(taken.folder),
+        "files": files,
+        "digest": canonical_digest({name: entry["sha256"] for name, entry in files.items()}),
+    }
+
+
+def _safetensors_parameters(path: Path) -> int:
+    """Weights in one safetensors file, from its header: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        length_bytes = file.read(8)
+        length = struct.unpack("<Q", length_bytes)[0] if len(length_bytes) == 8 else math.inf
+        if length > path.stat().st_size - 8:
+            raise SlmflowError(f"{path.name}: not a safetensors file, or cut short: fetch it again")
+        header = json.loads(file.read(int(length)))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
