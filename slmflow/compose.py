@@ -193,5 +193,3 @@ def _near(key: str) -> str:
     close = difflib.get_close_matches(asked, names, n=1)
     hint = f"did you mean {'.'.join([*parent, close[0]])}? " if close else ""
     return f"{hint}allowed here: {', '.join('.'.join([*parent, name]) for name in sorted(names))}"
-
-

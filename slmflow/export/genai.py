@@ -37,7 +37,14 @@ def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> di
 
     huggingface = huggingface_folder(source, scratch)
     options = builder_options(config)
-    arguments = ("", str(huggingface), str(folder), config.precision.value, config.provider.value, str(scratch / "cache"))
+    arguments = (
+        "",
+        str(huggingface),
+        str(folder),
+        config.precision.value,
+        config.provider.value,
+        str(scratch / "cache"),
+    )
     # The builder prints a line a node; what matters of it is in the exception.
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     try:
@@ -46,5 +53,7 @@ def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> di
             prepared = builder.parse_extra_options(*arguments, [f"{k}={v}" for k, v in options.items()])
             builder.create_model(*arguments, **prepared)
     except NotImplementedError as error:
-        raise SlmflowError(f"the model builder cannot export this architecture: {error}; try export=optimum_fp32") from None
+        raise SlmflowError(
+            f"the model builder cannot export this architecture: {error}; try export=optimum_fp32"
+        ) from None
     return {**options, "onnxruntime-genai": version("onnxruntime-genai")}

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from slmflow.config import OptimumExport
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def export(config: OptimumExport, source: Path, folder: Path, scratch: Path) -> dict[str, str]:
@@ -25,12 +30,19 @@ def export(config: OptimumExport, source: Path, folder: Path, scratch: Path) -> 
     huggingface = huggingface_folder(source, scratch)
     task = "text-generation-with-past"
     main_export(
-        str(huggingface), output=folder, task=task, device="cpu", dtype=config.precision.value, do_validation=False
+        str(huggingface),
+        output=folder,
+        task=task,
+        device="cpu",
+        dtype=config.precision.value,
+        do_validation=False,
     )
     for name in TOKENIZER_FILES:  # byte for byte the source's, not what a newer library makes of them
         if (huggingface / name).is_file():
             shutil.copyfile(huggingface / name, folder / name)
-    write_json(folder / "genai_config.json", genai_config(json.loads((huggingface / "config.json").read_text())))
+    write_json(
+        folder / "genai_config.json", genai_config(json.loads((huggingface / "config.json").read_text()))
+    )
     return {"task": task, "optimum": version("optimum"), "optimum-onnx": version("optimum-onnx")}
 
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def export(config: PrebuiltExport, source: Path, folder: Path, scratch: Path) -> dict[str, str]:
     """Link or copy the folder. Raises SlmflowError when the source is not one."""
     if not (source / "genai_config.json").is_file():
-        raise SlmflowError("the source is no finished genai folder (no genai_config.json): choose another export=")
+        raise SlmflowError(
+            "the source is no finished genai folder (no genai_config.json): choose another export="
+        )
     for path in files_under(source):
         link_or_copy(path, folder / path.relative_to(source))
     return {}

@@ -35,7 +35,11 @@ CORPUS = (
 CHATS: tuple[list[dict[str, Any]], ...] = (
     [{"role": "user", "content": "What is the capital of Spain?"}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\n  there <|end|>"}],
-    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+    [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ],
 )
 
 WRONG_KL = {Precision.fp32: 1e-4, Precision.int8: 0.3, Precision.int4: 3.0, Precision.source: 3.0}
@@ -56,10 +60,16 @@ def prove(folder: Path, huggingface: Path | None, precision: Precision) -> dict[
         prompt = tokenizer.encode(shipped_text())[:PREFILL_TOKENS]
         tokens = list(engine.generate(prompt[:16], Sampling(max_tokens=8)))
     except Exception as error:  # the runtime raises bare exceptions of its own
-        raise SlmflowError(f"the exported folder does not load or generate: {str(error).splitlines()[0]}") from error
+        raise SlmflowError(
+            f"the exported folder does not load or generate: {str(error).splitlines()[0]}"
+        ) from error
     if any(not 0 <= token < engine.vocabulary for token in tokens):
         raise SlmflowError(f"the exported model generates ids outside its vocabulary: {tokens}")
-    proofs: dict[str, Any] = {"generates": True, "engines": ["generate"], "reference": huggingface is not None}
+    proofs: dict[str, Any] = {
+        "generates": True,
+        "engines": ["generate"],
+        "reference": huggingface is not None,
+    }
     if huggingface is not None:
         proofs["tokenizer"] = _same_ids(tokenizer, huggingface)
         proofs["template"] = _same_template(tokenizer, huggingface)

@@ -50,7 +50,7 @@ def perplexity(logs: Logs, targets: NDArray[np.integer]) -> float:
 
 
 def token_logprobs(logs: Logs, targets: NDArray[np.integer]) -> NDArray[np.float64]:
-    """ln q(x) of each true next token."""
+    """Ln q(x) of each true next token."""
     return np.asarray(logs[np.arange(len(targets)), targets], dtype=np.float64)
 
 

@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slmflow.errors import SlmflowError
+from slmflow.files import read_json, write_json
+from slmflow.quality.fidelity import Window, log_softmax
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -28,3 +32,33 @@ def reference_logits(huggingface: Path, batches: list[list[int]]) -> list[NDArra
     ).eval()
     with torch.inference_mode():
         return [model(torch.tensor([ids])).logits[0].float().numpy() for ids in batches]
+
+
+def scored_logprobs(huggingface: Path, windows: list[Window]) -> NDArray[np.float32]:
+    """The reference's log-probabilities at every scored position, shape (positions, vocabulary)."""
+    logits = reference_logits(huggingface, [window.ids for window in windows])
+    return np.concatenate([log_softmax(part[w.scored]) for part, w in zip(logits, windows, strict=True)])
+
+
+def save(folder: Path, logs: NDArray[np.float32], windows: list[Window], source_digest: str) -> Path:
+    """Write `logprobs.npy` and what it is keyed by: the source's digest and the tokens themselves."""
+    folder.mkdir()
+    np.save(folder / "logprobs.npy", logs)
+    key = {"source_digest": source_digest, "windows": [window.ids for window in windows]}
+    write_json(folder / "reference.json", key)
+    return folder
+
+
+def read(folder: Path, windows: list[Window]) -> NDArray[np.float32]:
+    """Stored log-probabilities, memory-mapped.
+
+    Raises SlmflowError when they are of other tokens: another text, window or tokenizer.
+    """
+    key = read_json(folder / "reference.json")
+    if key["windows"] != [window.ids for window in windows]:
+        raise SlmflowError(
+            "the reference was made on other tokens: the text, the windows or the tokenizer differ; "
+            "evaluate the pipeline again with the same evaluate settings"
+        )
+    logs: NDArray[np.float32] = np.load(folder / "logprobs.npy", mmap_mode="r")
+    return logs

@@ -23,12 +23,16 @@ def save_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
 
     model, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if (model, pre) != ("gpt2", "smollm"):
-        raise SlmflowError(f"GGUF tokenizer {model!r} with pre-tokenizer {pre!r} is not supported: only gpt2/smollm is")
+        raise SlmflowError(
+            f"GGUF tokenizer {model!r} with pre-tokenizer {pre!r} is not supported: only gpt2/smollm is"
+        )
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     digits = pre_tokenizers.Split(Regex(r"\p{N}"), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     for token, kind in zip(tokens, metadata["tokenizer.ggml.token_type"], strict=True):
         if kind in (CONTROL, USER_DEFINED):

@@ -102,7 +102,9 @@ def _verify(path: Path, file: Any, pinned: str, what: str) -> str:
 
 def _pins(source: HubSource, commit: str, sha256: dict[str, str]) -> list[str]:
     """The two lines that pin this content; none if both are given already."""
-    weights = {name: digest for name, digest in sha256.items() if name.endswith((".safetensors", ".onnx", ".gguf"))}
+    weights = {
+        name: digest for name, digest in sha256.items() if name.endswith((".safetensors", ".onnx", ".gguf"))
+    }
     if source.revision == commit and source.sha256:
         return []
     pairs = ",".join(f"'{name}':{digest}" for name, digest in sorted(weights.items()))

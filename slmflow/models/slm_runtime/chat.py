@@ -50,7 +50,9 @@ def parse(row: dict[str, Any], defaults: Sampling) -> Request:
     return Request(prompt, checked, sampling, [text for text in stop if text], _integer(given, "n", 1, 1, 16))
 
 
-def answer(request: Request, engine: GenerateEngine, tokenizer: TextTokenizer, model: str) -> str | dict[str, Any]:
+def answer(
+    request: Request, engine: GenerateEngine, tokenizer: TextTokenizer, model: str
+) -> str | dict[str, Any]:
     """Text for a prompt; an OpenAI `chat.completion` object for messages."""
     if request.messages is None:
         assert request.prompt is not None

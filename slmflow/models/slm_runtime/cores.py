@@ -15,7 +15,7 @@ def physical_cores() -> int:
     runtime's own default halves the speed on 2 cores.
     """
     if sys.platform == "darwin":
-        answer = subprocess.run(["sysctl", "-n", "hw.physicalcpu"], capture_output=True, text=True)  # noqa: S603, S607
+        answer = subprocess.run(["sysctl", "-n", "hw.physicalcpu"], capture_output=True, text=True)
         return int(answer.stdout) if answer.returncode == 0 else os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         allowed = os.sched_getaffinity(0)

@@ -26,6 +26,8 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    ignore_eos: bool = False
+    """Go on to max_tokens past the end of text: for measurements."""
 
 
 class GenerateEngine:
@@ -59,7 +61,7 @@ class GenerateEngine:
             for _ in range(sampling.max_tokens):
                 generator.generate_next_token()
                 token = int(generator.get_next_tokens()[0])
-                if token in self.eos_ids:
+                if token in self.eos_ids and not sampling.ignore_eos:
                     return
                 yield token
                 if generator.is_done():
@@ -94,7 +96,13 @@ class GenerateEngine:
         options: dict[str, float | int | bool] = {"max_length": length, "do_sample": sampling.temperature > 0}
         if sampling.temperature > 0:
             # top_k is switched off: the library's default of 50 would cut what top_p is to judge.
-            options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": self.vocabulary}
+            options |= {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": self.vocabulary,
+            }
+        if sampling.ignore_eos:
+            options["min_length"] = length
         if sampling.seed is not None:
             options["random_seed"] = sampling.seed & 0x7FFFFFFF  # its integers have 32 bits
         params.set_search_options(**options)

@@ -28,7 +28,9 @@ def render(template: str, messages: list[dict[str, Any]], **names: Any) -> str:
 @lru_cache(maxsize=8)
 def _compile(template: str) -> Template:
     """As `transformers.utils.chat_template_utils._compile_jinja_template`, the same settings and helpers."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

@@ -46,7 +46,9 @@ class TextTokenizer:
 
     def encode_chat(self, messages: list[dict[str, Any]], **names: Any) -> list[int]:
         """Ids of a rendered chat; the template writes every special token itself."""
-        ids: list[int] = self._tokenizer.encode(self.prompt_of(messages, **names), add_special_tokens=False).ids
+        ids: list[int] = self._tokenizer.encode(
+            self.prompt_of(messages, **names), add_special_tokens=False
+        ).ids
         return ids
 
 

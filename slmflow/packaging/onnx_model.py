@@ -1,0 +1,68 @@
+"""The ONNX candidate as a pyfunc model: code by path, explicit signature, no torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType, Array, Map
+
+from slmflow.packaging import pinned
+
+if TYPE_CHECKING:
+    from slmflow.config import PackageConfig
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+REQUIREMENTS = ("mlflow", "onnxruntime-genai", "onnxruntime", "numpy", "tokenizers", "jinja2")
+"""All that a served model needs; torch and transformers are not among it."""
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "prompt": {"prompt": "The capital of Spain is"},
+    "chat": {"messages": [{"role": "user", "content": "What is the capital of Spain?"}], "max_tokens": 32},
+}
+
+
+def signature() -> ModelSignature:
+    """A prompt or a chat, with sampling parameters per row.
+
+    AnyType keeps null as None and admits `stop` as text or list, where the typed chat signature turns
+    null into NaN and answers 400 to a plain string.
+    """
+    anything = AnyType()
+    optional = ("temperature", "max_tokens", "top_p", "seed", "stop", "n", "stream")
+    inputs = [
+        ColSpec(DataType.string, "prompt", required=False),
+        ColSpec(Array(Map(anything)), "messages", required=False),
+        *(ColSpec(anything, name, required=False) for name in optional),
+    ]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(anything)]))
+
+
+def log_onnx_model(folder: Path, name: str, package: PackageConfig, metadata: dict[str, Any]) -> str:
+    """Log the folder with the runtime that serves it; returns the LoggedModel's id.
+
+    Nothing is loaded: without an input example MLflow neither runs nor pickles the model.
+    """
+    # MLflow executes the code once to see that it sets a model, before its own copy is on the path.
+    if str(MODELS) not in sys.path:
+        sys.path.append(str(MODELS))
+    info = mlflow.pyfunc.log_model(
+        name="onnx",
+        python_model=str(MODELS / "chat_model.py"),
+        code_paths=[str(MODELS / "slm_runtime")],
+        artifacts={"onnx": str(folder)},
+        signature=signature(),
+        pip_requirements=pinned(*REQUIREMENTS),
+        model_config={
+            "model": name,
+            "threads": package.threads,
+            "max_tokens": package.max_tokens,
+            "temperature": package.temperature,
+            "top_p": package.top_p,
+        },
+        metadata=metadata,
+    )
+    return str(info.model_id)

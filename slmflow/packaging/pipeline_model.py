@@ -1,0 +1,54 @@
+"""The transformers candidate: the pipeline flavour with the chat task, logged by path."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+
+from slmflow.packaging import pinned
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REQUIREMENTS = ("mlflow", "transformers", "torch", "tokenizers", "safetensors", "accelerate")
+
+
+def log_pipeline_model(huggingface: Path, name: str, scratch: Path, metadata: dict[str, Any]) -> str:
+    """Log a Hugging Face folder with `task="llm/v1/chat"`; returns the LoggedModel's id.
+
+    By path, so the weights are copied and never loaded. Three arguments close known traps: without
+    `pip_requirements` MLflow looks for torchvision, without `torch_dtype` a bf16 checkpoint reloads as
+    fp32, without `model_card` it asks the hub.
+    """
+    import torch
+    from huggingface_hub import ModelCard
+
+    # MLflow records the path as the model's name and answers with it: make that path the name.
+    (scratch / "named").mkdir()
+    (scratch / "named" / name).symlink_to(huggingface.resolve(), target_is_directory=True)
+    with contextlib.chdir(scratch / "named"):
+        info = mlflow.transformers.log_model(
+            transformers_model=name,
+            name="pipeline",
+            task="llm/v1/chat",
+            torch_dtype=getattr(torch, dtype_of(huggingface)),
+            pip_requirements=pinned(*REQUIREMENTS),
+            model_card=ModelCard(card_text(name, metadata)),
+            metadata=metadata,
+        )
+    return str(info.model_id)
+
+
+def dtype_of(huggingface: Path) -> str:
+    """The dtype that config.json states for the weights; float32 where it states none."""
+    config = json.loads((huggingface / "config.json").read_text())
+    return str(config.get("torch_dtype") or config.get("dtype") or "float32")
+
+
+def card_text(name: str, metadata: dict[str, Any]) -> str:
+    """A model card that says where the weights came from."""
+    lines = [f"{key}: {value}" for key, value in metadata.items() if value]
+    return "\n".join([f"# {name}", "", "Packaged by slmflow.", "", *[f"- {line}" for line in lines], ""])

@@ -1,0 +1,31 @@
+"""What is written beside a LoggedModel: where it came from, and the key of its content."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+
+
+def metadata_of(manifest: dict[str, Any], fingerprint: str, *, precision: str) -> dict[str, Any]:
+    """Metadata of a packaged model.
+
+    `fingerprint` is the digest of all that is shipped (weights, code, requirements, configuration):
+    two models with the same one answer the same.
+    """
+    return {
+        "source": manifest["origin"],
+        "commit": manifest["commit"],
+        "licence": manifest["licence"],
+        "source_digest": manifest["digest"],
+        "parameters": manifest["parameters"],
+        "precision": precision,
+        "fingerprint": fingerprint,
+    }
+
+
+def log_record(candidate: str, model_id: str, metadata: dict[str, Any]) -> None:
+    """Leave `logged.json` on the run, which later steps read, and the fingerprint as a tag."""
+    mlflow.log_dict({"candidate": candidate, "model_id": model_id, **metadata}, "logged.json")
+    mlflow.set_tag("slmflow.fingerprint", metadata["fingerprint"])
+    print(f"  {candidate}: models:/{model_id}, fingerprint {metadata['fingerprint'][:12]}")

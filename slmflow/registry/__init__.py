@@ -1,0 +1,1 @@
+"""Thresholds, versions and aliases of the Model Registry."""

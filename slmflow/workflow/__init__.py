@@ -1,0 +1,1 @@
+"""Runs: what they need, what they leave, and who launches them."""

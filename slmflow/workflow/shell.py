@@ -1,0 +1,176 @@
+"""What every entry point does around its own work: read the command line, check it, and be a run.
+
+Without upstream ids an entry point's run is the parent and drives the graph up to that step; with ids,
+or if the step needs none, it is the step itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slmflow.compose import Composition, compose
+from slmflow.errors import SlmflowError
+from slmflow.workflow.graph import OPTIONAL_INPUTS, STEP_INPUTS
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from slmflow.config import Config
+
+CHOICES = ("model", "export", "overrides")
+"""Parameters that every entry point declares beside its upstream ids."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step is given."""
+
+    composition: Composition
+    upstream: dict[str, Run]
+    """Upstream parameter to its finished run; optional ones may be absent."""
+    scratch: Path
+    """An empty folder that is removed when the step ends."""
+
+    @property
+    def config(self) -> Config:
+        """The checked configuration."""
+        return self.composition.config
+
+
+def main(step: str, work: Callable[[Context], None], argv: list[str] | None = None) -> int:
+    """Run an entry point; returns the exit status: 0, or 1 after one line on standard error."""
+    try:
+        arguments = parse_arguments(step, sys.argv[1:] if argv is None else argv)
+        composition = compose(**{name: arguments.get(name, "") for name in CHOICES})
+        _run(step, work, composition, arguments)
+    except SlmflowError as error:
+        print(f"slmflow {step}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"slmflow {step}: interrupted; run the same command again", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_arguments(step: str, argv: list[str]) -> dict[str, str]:
+    """`key=value` words as a dict. Raises SlmflowError for a key that the entry point does not have."""
+    allowed = (*CHOICES, *STEP_INPUTS[step])
+    arguments = {}
+    for word in argv:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not equals or key not in allowed:
+            raise SlmflowError(
+                f"unknown argument {word!r}: {step} takes {', '.join(f'{name}=…' for name in allowed)}; "
+                'everything else goes into overrides="key=value …"'
+            )
+        arguments[key] = value
+    return arguments
+
+
+def _run(
+    step: str, work: Callable[[Context], None], composition: Composition, arguments: dict[str, str]
+) -> None:
+    import mlflow
+
+    from slmflow.workflow import runs
+
+    ids = runs.upstream_ids(step, arguments)
+    is_step = bool(ids) or not STEP_INPUTS[step]
+    if is_step:
+        missing = [n for n in STEP_INPUTS[step] if n not in ids and n not in OPTIONAL_INPUTS]
+        if missing:
+            raise SlmflowError(f"{', '.join(ids)} is given, but {missing[0]} is not: give both, or neither")
+    with _active_run(step) as run:
+        mlflow.set_tags({runs.KIND_TAG: "step" if is_step else "driver", runs.STEP_TAG: step})
+        if (dirty := runs.tree_is_dirty()) is not None:
+            mlflow.set_tag("slmflow.git.dirty", str(dirty).lower())
+        mlflow.log_text(composition.yaml, "config.yaml")
+        try:
+            if is_step:
+                runs.record_upstream(ids)
+                upstream = {name: runs.upstream(name, run_id) for name, run_id in ids.items()}
+                _step(work, composition, upstream)
+            else:
+                from slmflow.workflow.driver import drive
+
+                drive(step, composition, run)
+        except BaseException as error:
+            mlflow.set_tag(runs.ERROR_TAG, one_line(error))
+            if not isinstance(error, SlmflowError):
+                mlflow.log_text(traceback.format_exc(), "traceback.txt")
+            raise
+
+
+@contextlib.contextmanager
+def _active_run(step: str) -> Any:
+    """The run that `mlflow run` made for this process, or a new one when started by hand.
+
+    Raises SlmflowError when the run cannot be found: a store given as a relative path is another
+    store in another folder.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from slmflow.workflow.runs import store_name
+
+    # A name beside the id that `mlflow run` exports makes MLflow refuse both.
+    if os.environ.get("MLFLOW_RUN_ID"):
+        os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
+    try:
+        context = mlflow.start_run(run_name=None if os.environ.get("MLFLOW_RUN_ID") else step)
+    except MlflowException as error:
+        raise SlmflowError(
+            f"tracking store {store_name()}: {str(error).splitlines()[0]}; "
+            "a sqlite path must be absolute: sqlite:////absolute/path/mlflow.db"
+        ) from None
+    with context as run:
+        yield run
+
+
+def _step(work: Callable[[Context], None], composition: Composition, upstream: dict[str, Run]) -> None:
+    import mlflow
+
+    started = time.time()
+    scratch = Path(tempfile.mkdtemp(prefix="slmflow-"))
+    try:
+        work(Context(composition, upstream, scratch))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    mlflow.log_dict(_record(started), "record.json")
+
+
+def _record(started: float) -> dict[str, Any]:
+    """What is true of this execution only, and never compared."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": round(time.time() - started, 3),
+        "peak_resident_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {
+            name: version(name)
+            for name in ("mlflow", "onnxruntime-genai", "onnxruntime", "transformers", "torch")
+        },
+    }
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line, at most 500 characters."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    name = "" if isinstance(error, SlmflowError) else f"{type(error).__name__}: "
+    return f"{name}{first}"[:500]

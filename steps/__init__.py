@@ -1,0 +1,1 @@
+"""The entry points of the card, one thin module each."""

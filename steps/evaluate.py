@@ -1,0 +1,101 @@
+"""Measure one packaged model: fidelity to the fp32 reference, speed, size, memory.
+
+    mlflow run . -e evaluate --env-manager local -P logged_run=<log_pipeline's id>
+    mlflow run . -e evaluate --env-manager local -P logged_run=<log_onnx's id> -P reference_run=<the former's id>
+
+Tiny, offline (without ids it makes both candidates first):
+
+    mlflow run . -e evaluate --env-manager local -P model=tiny_phi3
+
+Leaves `evaluation.json`, `windows.json` (a row a window), metrics on the run and on the LoggedModel, and for
+the pipeline `reference/`: the log-probabilities that every other candidate is compared with.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import numpy as np
+
+from slmflow.errors import SlmflowError
+from slmflow.files import size_under, write_json
+from slmflow.packaging.weights import weights_of
+from slmflow.quality import reference
+from slmflow.quality.candidates import load
+from slmflow.quality.cost import measure_speed
+from slmflow.quality.fidelity import Window, fidelity, windows_of
+from slmflow.sources.huggingface import huggingface_folder
+from slmflow.text import text_of
+from slmflow.workflow import runs
+from slmflow.workflow.shell import Context, main
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from slmflow.quality.candidates import Candidate
+
+
+def work(context: Context) -> None:
+    """Measure, and leave the figures where people and the gate look for them."""
+    config = context.config.evaluate
+    logged = runs.json_artifact(context.upstream["logged_run"], "logged.json")
+    text = text_of(config.text)
+    candidate = load(logged["candidate"], f"models:/{logged['model_id']}")
+    ids = candidate.encode(text)
+    windows = windows_of(ids, config.window, config.windows)
+    if not windows:
+        raise SlmflowError(f"evaluate.window={config.window}: the text has only {len(ids)} tokens")
+    expected = _reference(context, logged, windows)
+    faithful = None if expected is None else _fidelity(candidate, windows, expected)
+    cost = measure_speed(candidate, ids[: config.prompt_tokens], config.new_tokens, config.repeats)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    folder = weights_of(logged["model_id"])
+    cost |= {"size_bytes": float(size_under(folder)), "peak_resident_bytes": float(peak)}
+    names = ("candidate", "model_id", "precision", "parameters", "source_digest", "fingerprint")
+    evaluation = {**{name: logged[name] for name in names}, "fidelity": faithful, "cost": cost}
+    mlflow.log_artifact(str(write_json(context.scratch / "evaluation.json", evaluation)))
+    metrics = {**(faithful or {}), **cost}
+    # Logged once for the run and the model: MLflow files a metric under both when the model is named.
+    mlflow.log_metrics(metrics, model_id=logged["model_id"])
+    shown = (
+        f"KL {faithful['kl_mean']:.3g}, top-1 {faithful['top1_agreement']:.3f}"
+        if faithful
+        else "fidelity not measured"
+    )
+    print(
+        f"  {logged['candidate']} {logged['precision']}: {shown}, {cost['decode_tokens_per_second']:.1f} tokens/s"
+    )
+
+
+def _reference(context: Context, logged: dict[str, Any], windows: list[Window]) -> NDArray[np.float32] | None:
+    """The reference's log-probabilities at the scored positions: made, read, or not to be had."""
+    if logged["candidate"] == "pipeline":
+        fetch = runs.upstream_of(context.upstream["logged_run"], "fetch_run")
+        source = runs.artifact(fetch, "base" if context.composition.base else "source")
+        huggingface = huggingface_folder(source, context.scratch)
+        logs = reference.scored_logprobs(huggingface, windows)
+        folder = reference.save(context.scratch / "reference", logs, windows, logged["source_digest"])
+        mlflow.log_artifacts(str(folder), "reference")
+        return logs
+    if "reference_run" not in context.upstream:
+        return None
+    return reference.read(runs.artifact(context.upstream["reference_run"], "reference"), windows)
+
+
+def _fidelity(candidate: Candidate, windows: list[Window], expected: NDArray[np.float32]) -> dict[str, float]:
+    scored = [candidate.logprobs(window.ids)[window.scored] for window in windows]
+    rows, start = [], 0
+    for number, (window, logs) in enumerate(zip(windows, scored, strict=True)):
+        part = expected[start : start + len(logs)]
+        rows.append({"window": number, **fidelity(part, logs, window.targets)})
+        start += len(logs)
+    mlflow.log_table({name: [row[name] for row in rows] for name in rows[0]}, "windows.json")
+    targets = np.concatenate([window.targets for window in windows])
+    return fidelity(expected, np.concatenate(scored), targets)
+
+
+if __name__ == "__main__":
+    sys.exit(main("evaluate", work))

@@ -1,0 +1,56 @@
+"""Bring the weights here, verified, with a manifest of every file.
+
+    mlflow run . -e fetch --env-manager local -P model=phi3_mini_4k
+
+Tiny, offline:
+
+    mlflow run . -e fetch --env-manager local -P model=tiny_phi3
+
+Leaves `source/` as published and `manifest.json`; for a prebuilt model that names its base also `base/`
+and `base_manifest.json`, the weights that it was made from.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import mlflow
+
+from slmflow.files import write_json
+from slmflow.sources import take
+from slmflow.sources.manifest import build_manifest
+from slmflow.workflow.shell import Context, main
+
+if TYPE_CHECKING:
+    from slmflow.config import ModelConfig
+
+
+def work(context: Context) -> None:
+    """Fetch the model, and its base where it has one."""
+    _fetch(context, context.config.model, "source", "manifest.json")
+    if context.composition.base is not None:
+        _fetch(context, context.composition.base, "base", "base_manifest.json")
+
+
+def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str) -> None:
+    scratch = context.scratch / folder
+    taken = take(model.source, scratch)
+    manifest = build_manifest(taken, model.licence)
+    mlflow.log_artifacts(str(taken.folder), folder)
+    # The manifest comes last: a run that has one has every file in it.
+    mlflow.log_artifact(str(write_json(scratch / manifest_name, manifest)))
+    size = sum(entry["size"] for entry in manifest["files"].values())
+    print(
+        f"  {taken.origin}: {len(manifest['files'])} files, {size / 1e6:.0f} MB, digest {manifest['digest'][:12]}"
+    )
+    if taken.pins:
+        print("  to pin this content, add to overrides (or to the model's file):")
+        print("\n".join(f"    {pin}" for pin in taken.pins))
+    mlflow.set_tags(
+        {f"slmflow.{folder}.digest": manifest["digest"], f"slmflow.{folder}.commit": str(taken.commit)}
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main("fetch", work))

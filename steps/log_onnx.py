@@ -1,0 +1,52 @@
+"""Log the exported folder as a pyfunc model that carries its own runtime.
+
+    mlflow run . -e log_onnx --env-manager local -P export_run=<id>
+
+Tiny, offline (without an id it fetches and exports first):
+
+    mlflow run . -e log_onnx --env-manager local -P model=tiny_phi3
+
+Leaves the LoggedModel `onnx`, `logged.json`, and the two example requests.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import mlflow
+
+from slmflow.files import canonical_digest, digests_under
+from slmflow.packaging import pinned
+from slmflow.packaging.onnx_model import EXAMPLES, MODELS, REQUIREMENTS, log_onnx_model
+from slmflow.packaging.record import log_record, metadata_of
+from slmflow.workflow import runs
+from slmflow.workflow.shell import Context, main
+
+
+def work(context: Context) -> None:
+    """Log by path: nothing is loaded."""
+    export_run = context.upstream["export_run"]
+    export = runs.json_artifact(export_run, "export.json")
+    manifest = runs.json_artifact(runs.upstream_of(export_run, "fetch_run"), "manifest.json")
+    model, package = context.config.model, context.config.package
+    code = {name: sha for name, sha in digests_under(MODELS).items() if name.endswith(".py")}
+    fingerprint = canonical_digest(
+        {
+            "files": export["files"],
+            "code": code,
+            "requirements": pinned(*REQUIREMENTS),
+            "package": asdict(package),
+            "model": model.name,
+        }
+    )
+    metadata = metadata_of(manifest, fingerprint, precision=export["precision"])
+    metadata |= {"task": "llm/v1/chat", "exporter": export["exporter"], "export_options": export["options"]}
+    model_id = log_onnx_model(runs.artifact(export_run, "onnx"), model.name, package, metadata)
+    for name, example in EXAMPLES.items():
+        mlflow.log_dict(example, f"examples/{name}.json")
+    log_record("onnx", model_id, metadata)
+
+
+if __name__ == "__main__":
+    sys.exit(main("log_onnx", work))

@@ -1,0 +1,101 @@
+"""Judge the candidates by the gate, register those that pass, and name the champion.
+
+    mlflow run . -e register --env-manager local
+    mlflow run . -e register --env-manager local -P onnx_run=<evaluate's id> -P pipeline_run=<evaluate's id>
+
+Tiny, offline (without ids it makes and evaluates both candidates first):
+
+    mlflow run . -e register --env-manager local -P model=tiny_phi3
+
+Leaves `gate.json`: verdicts, and the versions with their aliases. Registering the same content again
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import mlflow
+
+from slmflow.config import GateMode
+from slmflow.errors import SlmflowError
+from slmflow.files import write_json
+from slmflow.packaging.weights import weights_of
+from slmflow.registry.gate import Verdict, judge
+from slmflow.registry.versions import FINGERPRINT_TAG, Registered, register
+from slmflow.workflow import runs
+from slmflow.workflow.shell import Context, main
+
+CANDIDATES = {"onnx": "onnx_run", "pipeline": "pipeline_run"}
+"""Candidate, which is also the suffix of its registered model, to the parameter with its evaluation."""
+
+
+def work(context: Context) -> None:
+    """Judge first; nothing is registered unless every candidate may be."""
+    mode = context.config.gate.mode
+    evaluations = _evaluations(context)
+    verdicts = {name: judge(evaluation, context.config.gate) for name, evaluation in evaluations.items()}
+    misses = [f"{v.candidate}: {check}" for v in verdicts.values() for check in v.misses]
+    registered: dict[str, Registered] = {}
+    if not (misses and mode is GateMode.enforce):
+        for name, evaluation in evaluations.items():
+            registered[name] = _register(context, name, evaluation, verdicts[name])
+    outcome = {
+        "mode": mode.value,
+        "verdicts": {name: verdict.as_dict() for name, verdict in verdicts.items()},
+        "registered": {name: asdict(version) for name, version in registered.items()},
+    }
+    mlflow.log_artifact(str(write_json(context.scratch / "gate.json", outcome)))
+    if misses and mode is GateMode.enforce:
+        raise SlmflowError(f"the gate was missed, nothing is registered: {'; '.join(misses)}")
+    for version in registered.values():
+        alias = f" @{version.alias}" if version.alias else ""
+        print(
+            f"  {version.name} v{version.version}{alias}{'' if version.created else ' (was there already)'}"
+        )
+
+
+def _evaluations(context: Context) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, parameter in CANDIDATES.items():
+        if parameter in context.upstream:
+            evaluation = runs.json_artifact(context.upstream[parameter], "evaluation.json")
+            if evaluation["candidate"] != name:
+                raise SlmflowError(f"{parameter}: that run evaluated the {evaluation['candidate']} candidate")
+            found[name] = evaluation
+    return found
+
+
+def _register(context: Context, name: str, evaluation: dict[str, Any], verdict: Verdict) -> Registered:
+    model_id = evaluation["model_id"]
+    weights_of(model_id)
+    evaluate_run = context.upstream[CANDIDATES[name]]
+    logged_run = runs.upstream_of(evaluate_run, "logged_run")
+    logged = runs.json_artifact(logged_run, "logged.json")
+    judged = context.config.gate.mode is not GateMode.off
+    alias = "champion" if verdict.passed or not judged else "challenger"
+    figures = {**(evaluation["fidelity"] or {}), **evaluation["cost"]}
+    tags = {
+        FINGERPRINT_TAG: evaluation["fingerprint"],
+        "source": logged["source"],
+        "commit": str(logged["commit"]),
+        "licence": logged["licence"],
+        "source_digest": logged["source_digest"],
+        "precision": logged["precision"],
+        "gate": ("pass" if verdict.passed else "miss") if judged else "not judged",
+        "evaluate_run": evaluate_run.info.run_id,
+        **{f"metric.{key}": f"{value:.6g}" for key, value in figures.items()},
+    }
+    checks = "; ".join(str(check) for check in verdict.checks)
+    description = (
+        f"{logged['source']} at {logged['commit']}, {logged['precision']}. Gate: {tags['gate']}. {checks}."
+    )
+    return register(
+        f"{context.config.model.name}-{name}", model_id, logged_run.info.run_id, tags, description, alias
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main("register", work))
