@@ -78,7 +78,7 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     choices = {k: str(v) for k, v in container.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     OmegaConf.set_struct(container, False)
     del container["hydra"]
-    config = _objects(container)
+    config = _objects(container, chosen + tokens)
     rest = [token for token in tokens if key_of(token) not in GROUP_PARAMETERS]
     yaml = OmegaConf.to_yaml(container, resolve=True)
     return Composition(config, choices, shlex.join(rest), yaml, _base(config.model))
@@ -114,8 +114,8 @@ def _hydra(overrides: list[str]) -> DictConfig:
         raise SlmflowError(_bad_override(error, overrides)) from None
 
 
-def _objects(container: DictConfig) -> Config:
-    _refuse_unknown(container, "")
+def _objects(container: DictConfig, overrides: list[str]) -> Config:
+    _refuse_unknown(container, "", overrides)
     try:
         missing = sorted(OmegaConf.missing_keys(container))
         OmegaConf.resolve(container)
@@ -134,16 +134,16 @@ def _objects(container: DictConfig) -> Config:
     return config
 
 
-def _refuse_unknown(node: DictConfig, prefix: str) -> None:
+def _refuse_unknown(node: DictConfig, prefix: str, overrides: list[str]) -> None:
     """`+key=value` adds keys past the schema: refuse those that the schema does not have."""
     for name in node:
-        key = f"{prefix}{name}"
+        key = f"{prefix}{name!s}"
         schema = OmegaConf.get_type(node)
         if is_dataclass(schema) and name not in {field.name for field in fields(schema)}:
-            raise SlmflowError(f"{key}: there is no such key; {_near(key)}")
+            raise SlmflowError(f"{key}: there is no such key; {_near(key, overrides)}")
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            _refuse_unknown(child, f"{key}.")
+            _refuse_unknown(child, f"{key}.", overrides)
 
 
 def _first_line(error: BaseException) -> str:
@@ -172,16 +172,17 @@ def _bad_override(error: BaseException, overrides: list[str]) -> str:
         override = next((token for token in overrides if token in text), str(key or ""))
     key, _, value = override.lstrip("+~").partition("=")
     if "Could not override" in text or "not in struct" in text or "No match in the defaults list" in text:
-        return f"{key}={value}: there is no such key; {_near(key)}"
+        return f"{key}={value}: there is no such key; {_near(key, overrides)}"
     reason = _first_line(cause) if cause is not None else text
     reason = re.sub(r"^(Error merging override \S+: |Value '.*?' of type '.*?' )", "", reason)
     reason = re.sub(r"could not be converted to (\w+)", lambda m: f"must be of type {m[1].lower()}", reason)
     return f"{override}: {reason}"
 
 
-def _near(key: str) -> str:
+def _near(key: str, overrides: list[str]) -> str:
     """The keys that exist at the deepest known parent of `key`, nearest first."""
-    node: Any = _hydra([])
+    choices = [token for token in overrides if (CONF / key_of(token)).is_dir()]
+    node: Any = _hydra([token for token in choices if key_of(token) != key])
     parent = []
     for part in key.split(".")[:-1]:
         if not isinstance(node, DictConfig) or part not in node:

@@ -64,6 +64,8 @@ class SourceConfig:
     """Where the weights live; `kind` names the module of `slmflow.sources` that takes them."""
 
     kind: str = MISSING
+    digest: str = ""
+    """The manifest's digest (of every file's name and sha256), enforced when given; `fetch` prints it."""
 
 
 @dataclass
@@ -76,8 +78,6 @@ class HubSource(SourceConfig):
     """A branch, tag or commit. A branch or tag is resolved to its commit, which `fetch` prints."""
     subfolder: str = ""
     """Take this folder of the repository only, without its prefix."""
-    sha256: dict[str, str] = field(default_factory=dict)
-    """File name to digest; a file listed here must have it."""
 
 
 @dataclass
@@ -127,8 +127,6 @@ class RandomSource(SourceConfig):
     """Whether the output head shares the embedding's weights."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.heads, int):  # Hydra builds the schema itself with unresolved values
-            return
         for key in ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "context"):
             in_range(f"model.source.{key}", getattr(self, key), 1)
         if self.hidden_size % self.heads or self.heads % self.kv_heads:

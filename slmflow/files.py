@@ -19,7 +19,7 @@ def sha256_of(path: Path) -> str:
 
 
 def git_blob_sha1(path: Path) -> str:
-    """The id that git, and so a hub, gives to a file's content: sha1 of "blob <size>\\0" and the bytes."""
+    """The id that git, and so a hub, gives to a file's content: sha1 of its header and its bytes."""
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

@@ -15,7 +15,7 @@ def shipped_text() -> str:
 
 
 def text_of(name: str) -> str:
-    """The text that `evaluate.text` names: `shipped`, or a path. Raises SlmflowError if it is not UTF-8 text."""
+    """The text that `evaluate.text` names: `shipped`, or a path. Raises SlmflowError if it is not UTF-8."""
     if name == "shipped":
         return shipped_text()
     try:

@@ -1,7 +1,7 @@
 """Measure one packaged model: fidelity to the fp32 reference, speed, size, memory.
 
     mlflow run . -e evaluate --env-manager local -P logged_run=<log_pipeline's id>
-    mlflow run . -e evaluate --env-manager local -P logged_run=<log_onnx's id> -P reference_run=<the former's id>
+    mlflow run . -e evaluate --env-manager local -P logged_run=<log_onnx's id> -P reference_run=<its id>
 
 Tiny, offline (without ids it makes both candidates first):
 
@@ -60,14 +60,11 @@ def work(context: Context) -> None:
     metrics = {**(faithful or {}), **cost}
     # Logged once for the run and the model: MLflow files a metric under both when the model is named.
     mlflow.log_metrics(metrics, model_id=logged["model_id"])
-    shown = (
-        f"KL {faithful['kl_mean']:.3g}, top-1 {faithful['top1_agreement']:.3f}"
-        if faithful
-        else "fidelity not measured"
-    )
-    print(
-        f"  {logged['candidate']} {logged['precision']}: {shown}, {cost['decode_tokens_per_second']:.1f} tokens/s"
-    )
+    shown = "fidelity not measured"
+    if faithful:
+        shown = f"KL {faithful['kl_mean']:.3g}, top-1 {faithful['top1_agreement']:.3f}"
+    speed = cost["decode_tokens_per_second"]
+    print(f"  {logged['candidate']} {logged['precision']}: {shown}, {speed:.1f} tokens/s")
 
 
 def _reference(context: Context, logged: dict[str, Any], windows: list[Window]) -> NDArray[np.float32] | None:

@@ -19,7 +19,7 @@ import mlflow
 
 from slmflow.files import write_json
 from slmflow.sources import take
-from slmflow.sources.manifest import build_manifest
+from slmflow.sources.manifest import build_manifest, enforce_digest
 from slmflow.workflow.shell import Context, main
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
     scratch = context.scratch / folder
     taken = take(model.source, scratch)
     manifest = build_manifest(taken, model.licence)
+    enforce_digest(manifest, model.source.digest)
     mlflow.log_artifacts(str(taken.folder), folder)
     # The manifest comes last: a run that has one has every file in it.
     mlflow.log_artifact(str(write_json(scratch / manifest_name, manifest)))
     size = sum(entry["size"] for entry in manifest["files"].values())
-    print(
-        f"  {taken.origin}: {len(manifest['files'])} files, {size / 1e6:.0f} MB, digest {manifest['digest'][:12]}"
-    )
-    if taken.pins:
-        print("  to pin this content, add to overrides (or to the model's file):")
-        print("\n".join(f"    {pin}" for pin in taken.pins))
+    files, digest = len(manifest["files"]), manifest["digest"]
+    print(f"  {taken.origin}: {files} files, {size / 1e6:.0f} MB, digest {digest[:12]}")
+    pins = taken.pins if model.source.digest else [*taken.pins, f"model.source.digest={digest}"]
+    if taken.pins:  # what is pinned already needs no second pin
+        print(f"  to pin this content, add to overrides or to conf/model:\n    {' '.join(pins)}")
     mlflow.set_tags(
         {f"slmflow.{folder}.digest": manifest["digest"], f"slmflow.{folder}.commit": str(taken.commit)}
     )

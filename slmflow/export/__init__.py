@@ -28,7 +28,7 @@ class Exporter(Protocol):
 
 def export_folder(config: ExportConfig, source: Path, folder: Path, scratch: Path) -> dict[str, str]:
     """Run the exporter that the variant names. Raises SlmflowError when what it wrote is no genai folder."""
-    exporter: Exporter = import_module(MODULES[config.exporter])  # type: ignore[assignment]
+    exporter: Exporter = import_module(MODULES[config.exporter])
     record = exporter.export(config, source, folder, scratch)
     for name in ("genai_config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():

@@ -129,7 +129,7 @@ def _right_logits(
         figures[f"{name}_kl"] = kl = float(kl_divergence(reference[: len(candidate)], candidate).mean())
         if not kl <= WRONG_KL[precision]:
             raise SlmflowError(
-                f"logits of the exported {precision.value} graph are wrong on the {name} path: mean KL {kl:.4g}, "
-                f"more than {WRONG_KL[precision]:g} is no rounding"
+                f"logits of the exported {precision.value} graph are wrong on the {name} path: "
+                f"mean KL {kl:.4g}, more than {WRONG_KL[precision]:g} is no rounding"
             )
     return figures

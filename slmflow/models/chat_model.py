@@ -31,7 +31,7 @@ class ChatModel(PythonModel):
         folder = Path(context.artifacts["onnx"])
         self.engine = GenerateEngine(folder, threads=int(config["threads"]))
         self.tokenizer = TextTokenizer(folder)
-        self.name = str(config["model"])
+        self.name = str(config["served_name"])
         self.defaults = Sampling(
             max_tokens=int(config["max_tokens"]),
             temperature=float(config["temperature"]),

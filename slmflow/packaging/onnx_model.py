@@ -57,7 +57,7 @@ def log_onnx_model(folder: Path, name: str, package: PackageConfig, metadata: di
         signature=signature(),
         pip_requirements=pinned(*REQUIREMENTS),
         model_config={
-            "model": name,
+            "served_name": name,  # "model" would collide with the run's parameter of that name
             "threads": package.threads,
             "max_tokens": package.max_tokens,
             "temperature": package.temperature,

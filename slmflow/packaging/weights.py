@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mlflow
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from slmflow.artifacts import local_path
 from slmflow.errors import SlmflowError
 from slmflow.files import files_under
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WEIGHTS = (".onnx", ".safetensors")
 
@@ -19,8 +23,8 @@ def weights_of(model_id: str) -> Path:
     Raises SlmflowError when it has no weights: a version without them would register without a word.
     """
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model_id}"))
-    except (MlflowException, OSError) as error:
+        folder = local_path(MlflowClient().get_logged_model(model_id).artifact_location)
+    except (MlflowException, SlmflowError) as error:
         raise SlmflowError(f"models:/{model_id}: {str(error).splitlines()[0]}; log it again") from None
     if not any(path.suffix in WEIGHTS and path.stat().st_size for path in files_under(folder)):
         raise SlmflowError(f"models:/{model_id}: has no weights ({' or '.join(WEIGHTS)}); log it again")

@@ -51,15 +51,12 @@ def take(source: HubSource, folder: Path) -> Taken:
         snapshot = Path(snapshot_download(source.repo, revision=commit, allow_patterns=names))
     except (HfHubHTTPError, HFValidationError, RequestException, OSError, ValueError) as error:
         raise SlmflowError(f"{where}: {_reason(error, source)}") from None
-    sha256 = {}
     for name in names:
-        path = snapshot / name
-        short = name.removeprefix(f"{source.subfolder}/") if source.subfolder else name
-        sha256[short] = _verify(path, files[name], source.sha256.get(short, ""), f"{where}/{name}")
-        link_or_copy(path, folder / short)
-    if unknown := set(source.sha256) - set(sha256):
-        raise SlmflowError(f"model.source.sha256 names {sorted(unknown)[0]!r}, which {where} does not have")
-    return Taken(folder, where, commit=commit, pins=_pins(source, commit, sha256))
+        _verify(snapshot / name, files[name], f"{where}/{name}")
+        short = name.removeprefix(f"{source.subfolder.rstrip('/')}/") if source.subfolder else name
+        link_or_copy(snapshot / name, folder / short)
+    pins = [] if source.revision == commit else [f"model.source.revision={commit}"]
+    return Taken(folder, where, commit=commit, pins=pins)
 
 
 def wanted(names: list[str], subfolder: str, where: str) -> list[str]:
@@ -84,31 +81,17 @@ def wanted(names: list[str], subfolder: str, where: str) -> list[str]:
     return sorted(data)
 
 
-def _verify(path: Path, file: Any, pinned: str, what: str) -> str:
-    """The sha256 of a downloaded file; raises SlmflowError, and forgets the file, if it is another's."""
-    actual = sha256_of(path)
-    expected = file.lfs.sha256 if file.lfs else None
-    if (expected and actual != expected) or (not expected and git_blob_sha1(path) != file.blob_id):
+def _verify(path: Path, file: Any, what: str) -> None:
+    """Raise SlmflowError, and forget the file, if it is not what the commit's metadata says."""
+    expected = file.lfs.sha256 if file.lfs else file.blob_id
+    actual = sha256_of(path) if file.lfs else git_blob_sha1(path)
+    if actual != expected:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise SlmflowError(
-            f"{what}: sha256 of what arrived is {actual}, the commit says {expected or file.blob_id}; "
-            "the transfer was damaged and is forgotten: run again"
+            f"{what}: the digest of what arrived is {actual}, the commit says {expected}; "
+            "the file is removed from the cache: run again"
         )
-    if pinned and actual != pinned:
-        raise SlmflowError(f"{what}: sha256 is {actual}, but model.source.sha256 says {pinned}")
-    return actual
-
-
-def _pins(source: HubSource, commit: str, sha256: dict[str, str]) -> list[str]:
-    """The two lines that pin this content; none if both are given already."""
-    weights = {
-        name: digest for name, digest in sha256.items() if name.endswith((".safetensors", ".onnx", ".gguf"))
-    }
-    if source.revision == commit and source.sha256:
-        return []
-    pairs = ",".join(f"'{name}':{digest}" for name, digest in sorted(weights.items()))
-    return [f"model.source.revision={commit}", f'"model.source.sha256={{{pairs}}}"']
 
 
 def _reason(error: Exception, source: HubSource) -> str:

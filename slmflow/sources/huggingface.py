@@ -1,4 +1,4 @@
-"""A Hugging Face folder from whatever was fetched: what the exporters, the pipeline and the reference read."""
+"""A Hugging Face folder from whatever was fetched: what exporters, pipeline and reference read."""
 
 from __future__ import annotations
 

@@ -31,6 +31,15 @@ class Taken:
     """Overrides that pin this very content."""
 
 
+def enforce_digest(manifest: dict[str, Any], pinned: str) -> None:
+    """Raise SlmflowError if a digest was pinned and the content is another."""
+    if pinned and manifest["digest"] != pinned:
+        raise SlmflowError(
+            f"{manifest['origin']}: the content's digest is {manifest['digest']}, but model.source.digest "
+            f"says {pinned}; it is not what was pinned"
+        )
+
+
 def is_pickle(name: str) -> bool:
     """Whether a file name is of a weight format that can run code when it is loaded."""
     return name.lower().endswith(PICKLES)

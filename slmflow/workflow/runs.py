@@ -11,6 +11,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from slmflow.artifacts import local_path
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json
 from slmflow.workflow.graph import INPUT_STEPS, STEP_INPUTS
@@ -75,12 +76,10 @@ def artifact(run: Run, path: str) -> Path:
     Raises SlmflowError when the run does not have it.
     """
     try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path))
-    except (MlflowException, OSError) as error:
+        return local_path(f"{run.info.artifact_uri}/{path}")
+    except SlmflowError as error:
         step = run.data.tags.get(STEP_TAG)
-        raise SlmflowError(
-            f"{step} run {run.info.run_id} has no artifact {path}: {str(error).splitlines()[0]}; run {step} again"
-        ) from None
+        raise SlmflowError(f"{step} run {run.info.run_id} lacks {path} ({error}): run it again") from None
 
 
 def json_artifact(run: Run, path: str) -> Any:

@@ -7,6 +7,7 @@ or if the step needs none, it is the step itself.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import resource
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -56,6 +58,7 @@ def main(step: str, work: Callable[[Context], None], argv: list[str] | None = No
     try:
         arguments = parse_arguments(step, sys.argv[1:] if argv is None else argv)
         composition = compose(**{name: arguments.get(name, "") for name in CHOICES})
+        _quiet()
         _run(step, work, composition, arguments)
     except SlmflowError as error:
         print(f"slmflow {step}: {error}", file=sys.stderr)
@@ -64,6 +67,14 @@ def main(step: str, work: Callable[[Context], None], argv: list[str] | None = No
         print(f"slmflow {step}: interrupted; run the same command again", file=sys.stderr)
         return 130
     return 0
+
+
+def _quiet() -> None:
+    """Leave the terminal to the steps: what libraries advise their callers is not for our users."""
+    warnings.filterwarnings("ignore", module=r"(mlflow|torch|transformers|optimum)\b")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name in ("mlflow.models.model", "mlflow.transformers", "mlflow.pyfunc", "huggingface_hub.repocard"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def parse_arguments(step: str, argv: list[str]) -> dict[str, str]:

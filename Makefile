@@ -1,0 +1,45 @@
+# slmflow. `make` explains; `make run` is the road, `make test` the proof.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+STAMP := $(VENV)/.installed
+ACTIVATE := . $(VENV)/bin/activate
+# The embedded store, absolute: a relative sqlite path is another store in another folder.
+export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-all lint bench lock clean
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## make .venv and install the pinned requirements
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not on PATH: install Python 3.11, or name one with PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(ACTIVATE) && pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@touch $(STAMP)
+
+run: $(STAMP)  ## the whole workflow on the default model; ARGS='-P model=tiny_phi3' for another
+	$(ACTIVATE) && mlflow run . --env-manager local $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy
+	$(ACTIVATE) && ruff check . && ruff format --check . && mypy
+
+test: lint  ## lint, types, and every test that is not slow
+	$(ACTIVATE) && env -u MLFLOW_TRACKING_URI pytest -m "not slow" tests
+
+test-all: lint  ## every test
+	$(ACTIVATE) && env -u MLFLOW_TRACKING_URI pytest tests
+
+bench: $(STAMP)  ## every benchmark: prints tables, writes benchmarks/results/*.json
+	$(ACTIVATE) && set -e; for script in benchmarks/[a-z]*.py; do python -m benchmarks.$$(basename $$script .py); done
+
+lock: $(STAMP)  ## compile requirements*.in to pinned files, and stamp conda.yaml
+	$(ACTIVATE) && python tools/lock.py
+
+clean:  ## remove .venv and caches; runs and models (mlflow.db, mlruns) stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

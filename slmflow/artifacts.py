@@ -1,0 +1,36 @@
+"""Stored artifacts as local paths, without a copy where the store is local."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from slmflow.errors import SlmflowError
+
+
+def local_path(uri: str) -> Path:
+    """The file or folder that an artifact URI names; read it, never write to it.
+
+    MLflow's own `download_artifacts` copies a run's artifacts to a folder under TMPDIR and leaves them
+    there, even when they are on this machine. Here only a remote artifact is downloaded, to a folder
+    that goes when the process ends. Raises SlmflowError when it does not exist.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        path = Path(url2pathname(parts.path) if parts.scheme else uri)
+        if not path.exists():
+            raise SlmflowError(f"{uri}: not there")
+        return path
+    scratch = tempfile.mkdtemp(prefix="slmflow-artifact-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
+    except (MlflowException, OSError) as error:
+        raise SlmflowError(f"{uri}: {str(error).splitlines()[0]}") from None
