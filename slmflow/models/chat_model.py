@@ -38,9 +38,8 @@ class ChatModel(PythonModel):
             top_p=float(config["top_p"]),
         )
 
-    def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
-    ) -> Any:
+    # MLflow reads type hints here as a schema and warns of those it cannot use; the signature is explicit.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """One answer a row: text where the row has `prompt`, an OpenAI object where it has `messages`.
 
         Raises ValueError naming the field of the first row that cannot be answered, before any is.

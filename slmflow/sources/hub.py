@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from requests import RequestException
+from requests.exceptions import ChunkedEncodingError
 
 from slmflow.errors import SlmflowError
 from slmflow.files import git_blob_sha1, link_or_copy, sha256_of
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 WANTED = (".json", ".safetensors", ".model", ".txt", ".jinja", ".md", ".gguf")
 """Suffixes of a Hugging Face folder that are data; licence files are taken by name."""
+ATTEMPTS = 5
+"""Tries of one download, each from where the last one broke off."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -48,7 +53,7 @@ def take(source: HubSource, folder: Path) -> Taken:
         if not names:
             inside = f" below {source.subfolder!r}" if source.subfolder else ""
             raise SlmflowError(f"{where} at {commit[:12]}: no model files{inside}")
-        snapshot = Path(snapshot_download(source.repo, revision=commit, allow_patterns=names))
+        snapshot = _download(source.repo, commit, names)
     except (HfHubHTTPError, HFValidationError, RequestException, OSError, ValueError) as error:
         raise SlmflowError(f"{where}: {_reason(error, source)}") from None
     for name in names:
@@ -79,6 +84,20 @@ def wanted(names: list[str], subfolder: str, where: str) -> list[str]:
                 "name a revision that has safetensors"
             )
     return sorted(data)
+
+
+def _download(repo: str, commit: str, names: list[str]) -> Path:
+    """The snapshot's folder in the client's cache, where a partial file stays and is resumed.
+
+    The client goes on by itself after a lost connection, but gives up when a body ends early.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return Path(snapshot_download(repo, revision=commit, allow_patterns=names))
+        except ChunkedEncodingError:
+            print(f"  {repo}: the transfer broke off; resuming ({attempt} of {ATTEMPTS - 1})", file=sys.stderr)
+            time.sleep(attempt)
+    return Path(snapshot_download(repo, revision=commit, allow_patterns=names))
 
 
 def _verify(path: Path, file: Any, what: str) -> None:

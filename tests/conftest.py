@@ -1,0 +1,92 @@
+"""Shared by all tests: a real store of their own, and tiny real models made once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slmflow  # switches telemetry off before anything else is imported
+from slmflow.compose import compose
+from slmflow.export import export_folder
+from slmflow.sources import take
+
+ROOT = Path(slmflow.__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_homes(tmp_path_factory):
+    """No test reads or writes the user's caches, and none may ask a hub."""
+    home = tmp_path_factory.mktemp("home")
+    os.environ.update(HF_HOME=str(home / "hf"), HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    return home
+
+
+def store_uri(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """An empty MLflow store in a folder of its own, also the working directory."""
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(tmp_path))
+    mlflow.set_tracking_uri(store_uri(tmp_path))
+    yield tmp_path
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory):
+    """A random model by overrides of tiny_phi3, as a Hugging Face folder; made once for each."""
+    made = {}
+
+    def make(overrides: str = "") -> Path:
+        if overrides not in made:
+            config = compose(model="tiny_phi3", overrides=overrides).config
+            made[overrides] = take(config.model.source, tmp_path_factory.mktemp("model")).folder
+        return made[overrides]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_model) -> Path:
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def make_onnx(make_model, tmp_path_factory):
+    """A genai folder of a random model, by variant and overrides; made once for each."""
+    made = {}
+
+    def make(export: str, overrides: str = "") -> Path:
+        if (export, overrides) not in made:
+            config = compose(model="tiny_phi3", export=export, overrides=overrides).config
+            folder = tmp_path_factory.mktemp("onnx") / "onnx"
+            export_folder(config.export, make_model(overrides), folder, tmp_path_factory.mktemp("scratch"))
+            made[export, overrides] = folder
+        return made[export, overrides]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(make_onnx) -> Path:
+    return make_onnx("fp32_cpu")
+
+
+def run_project(arguments: list[str], store: Path, root: str | Path = ROOT, **environment: str):
+    """`mlflow run` as a user types it, in the store's folder; returns the finished process."""
+    command = [sys.executable, "-m", "mlflow", "run", str(root), *arguments]
+    if "--env-manager" not in arguments:
+        command += ["--env-manager", "local"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store_uri(store), **environment}
+    return subprocess.run(command, cwd=store, env=env, capture_output=True, text=True)

@@ -1,0 +1,132 @@
+"""Every exporter leaves a folder that loads, generates and is the same model; proofs refuse a wrong one."""
+
+import json
+import shutil
+
+import onnx
+import pytest
+
+from slmflow.compose import compose
+from slmflow.config import Precision
+from slmflow.errors import SlmflowError
+from slmflow.export import export_folder
+from slmflow.export.genai import builder_options
+from slmflow.export.proofs import prove
+from slmflow.files import digests_under
+from slmflow.sources.huggingface import huggingface_folder
+
+ARCHITECTURES = ["llama", "phi3", "qwen3"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("export", "limit"), [("fp32_cpu", 1e-9), ("optimum_fp32", 1e-9), ("int8_cpu", 1e-3)])
+def test_an_exported_model_is_proven_the_same(make_model, make_onnx, architecture, export, limit):
+    overrides = f"model.source.architecture={architecture}"
+    precision = compose(export=export).config.export.precision
+    proofs = prove(make_onnx(export, overrides), make_model(overrides), precision)
+    assert proofs["tokenizer"]["differences"] == 0
+    assert proofs["template"] == {"chats": 3, "differences": 0}
+    assert max(proofs["logits"].values()) < limit
+
+
+@pytest.mark.parametrize("export", ["int4_cpu", "int8_cpu"])
+@pytest.mark.parametrize("tied", ["true", "false"])
+def test_a_quantised_model_loads_whether_its_head_is_tied_or_not(make_model, make_onnx, export, tied):
+    overrides = f"model.source.architecture=llama model.source.tied={tied}"
+    precision = compose(export=export).config.export.precision
+    assert prove(make_onnx(export, overrides), make_model(overrides), precision)["generates"]
+
+
+def test_a_second_export_gives_the_same_bytes(make_model, make_onnx, tmp_path):
+    config = compose(model="tiny_phi3", export="int8_cpu").config.export
+    export_folder(config, make_model(), tmp_path / "onnx", tmp_path / "scratch")
+    assert digests_under(tmp_path / "onnx") == digests_under(make_onnx("int8_cpu"))
+
+
+def test_the_variants_weights_have_the_precision_that_they_name(make_onnx):
+    for export, bits in (("int8_cpu", 8), ("int4_cpu", 4)):
+        graph = onnx.load(make_onnx(export) / "model.onnx", load_external_data=False).graph
+        found = {a.i for n in graph.node if n.op_type == "MatMulNBits" for a in n.attribute if a.name == "bits"}
+        assert found == {bits}
+
+
+def test_the_builder_is_given_todays_option_names():
+    options = builder_options(compose(export="int4_cpu").config.export)
+    assert options == {"block_size": "32", "is_symmetric": "true", "accuracy_level": "4"}
+    assert builder_options(compose(export="int8_cpu").config.export)["shared_embeddings"] == "false"
+
+
+def test_a_prebuilt_folder_is_taken_as_it_is_and_anything_else_refused(tiny, tiny_onnx, tmp_path):
+    config = compose(export="prebuilt").config.export
+    export_folder(config, tiny_onnx, tmp_path / "onnx", tmp_path)
+    assert digests_under(tmp_path / "onnx") == digests_under(tiny_onnx)
+    with pytest.raises(SlmflowError, match="no finished genai folder"):
+        export_folder(config, tiny, tmp_path / "other", tmp_path)
+
+
+def test_a_prebuilt_folder_without_its_base_is_proven_to_generate_and_nothing_more(tiny_onnx):
+    proofs = prove(tiny_onnx, None, Precision.source)
+    assert proofs == {"generates": True, "engines": ["generate"], "reference": False}
+
+
+def test_a_source_without_weights_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("nothing here")
+    with pytest.raises(SlmflowError, match="it holds README.md"):
+        huggingface_folder(tmp_path, tmp_path)
+
+
+@pytest.fixture
+def broken(tiny_onnx, tmp_path):
+    """A copy of the exported folder to damage."""
+    return shutil.copytree(tiny_onnx, tmp_path / "broken")
+
+
+def damage_weights(folder):
+    data = bytearray((folder / "model.onnx.data").read_bytes())
+    middle = len(data) // 2 // 4 * 4
+    data[middle : middle + 40_000] = data[1000:41_000]
+    (folder / "model.onnx.data").write_bytes(bytes(data))
+
+
+def cut_weights(folder):
+    data = (folder / "model.onnx.data").read_bytes()
+    (folder / "model.onnx.data").write_bytes(data[: len(data) // 2])
+
+
+def remove_graph(folder):
+    (folder / "model.onnx").unlink()
+
+
+def swap_two_tokens(folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["1"], vocabulary["2"] = vocabulary["2"], vocabulary["1"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def change_template(folder):
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text().replace("<|end|>\\n", "<|end|>"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_weights, "logits of the exported fp32 graph are wrong on the prefill path"),
+        (cut_weights, "does not load or generate"),
+        (remove_graph, "does not load or generate"),
+        (swap_two_tokens, "tokenizer ids differ from the source's"),
+        (change_template, "the chat template renders"),
+    ],
+)
+def test_a_wrong_folder_is_refused_with_what_is_wrong(tiny, broken, damage, said):
+    damage(broken)
+    with pytest.raises(SlmflowError, match=said) as error:
+        prove(broken, tiny, Precision.fp32)
+    assert "\n" not in str(error.value)
+
+
+def test_an_exporter_that_leaves_no_tokenizer_is_caught(broken, tmp_path):
+    (broken / "tokenizer.json").unlink()
+    with pytest.raises(SlmflowError, match=r"left no tokenizer\.json"):
+        export_folder(compose(export="prebuilt").config.export, broken, tmp_path / "onnx", tmp_path)

@@ -1,0 +1,136 @@
+"""What users type becomes a checked configuration, or one line that says what is wrong."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slmflow.compose import CONF, compose, slug, split_overrides
+from slmflow.config import GenaiExport, HubSource, Precision
+from slmflow.errors import SlmflowError
+
+REQUIRED = {
+    "hub": "model.source.repo=org/name",
+    "local": "model.source.path=/somewhere/model",
+    "mlflow": "model.source.uri=models:/name/1",
+}
+
+
+def choices(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("model", choices("model"))
+@pytest.mark.parametrize("export", choices("export"))
+def test_every_model_composes_with_every_export(model, export):
+    composition = compose(model=model, export=export, overrides=REQUIRED.get(model, ""))
+    assert composition.choices["model"] == model
+    assert composition.choices["export"] == export
+
+
+@pytest.mark.parametrize("group", ["evaluate", "gate"])
+def test_every_other_choice_composes(group):
+    for name in choices(group):
+        assert compose(overrides=f"{group}={name}").choices[group] == name
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_composes(name):
+    assert compose(overrides=f"+experiment={name}").choices["experiment"] == name
+
+
+def test_a_model_brings_the_export_that_suits_it_unless_the_user_names_one():
+    assert compose(model="phi3_mini_4k").choices["export"] == "int4_cpu"
+    assert compose(model="smollm2_135m").choices["export"] == "int8_cpu"
+    assert compose(model="phi3_mini_4k", overrides="export=int8_cpu").choices["export"] == "int8_cpu"
+
+
+def test_a_prebuilt_model_brings_its_base():
+    base = compose(model="phi3_mini_4k_onnx").base
+    assert isinstance(base.source, HubSource)
+    assert base.source.repo == "microsoft/Phi-3-mini-4k-instruct"
+    assert compose(model="phi3_mini_4k_onnx", overrides="model.base=null").base is None
+
+
+def test_the_overrides_of_a_child_leave_out_what_is_a_parameter_and_compose_the_same():
+    words = "model=tiny_phi3 export=int4_cpu gate.mode=warn 'model.name=a b'"
+    first = compose(overrides=words)
+    again = compose(**{name: first.choices[name] for name in ("model", "export")}, overrides=first.overrides)
+    assert "export" not in first.overrides
+    assert again.config == first.config
+    assert again.yaml == first.yaml
+
+
+def test_quoted_values_lists_and_dicts_survive():
+    words = "'model.name=\"it is [one], name\"' \"gate.thresholds=[{max_kl: 1, min_top1: 0.5}]\""
+    config = compose(overrides=words).config
+    assert config.model.name == "it is [one], name"
+    assert config.gate.thresholds[0].max_kl == 1.0
+
+
+def test_types_are_those_of_the_schema():
+    export = compose(export="int4_cpu", overrides="export.block_size=16").config.export
+    assert isinstance(export, GenaiExport)
+    assert export.precision is Precision.int4
+    assert export.block_size == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"model": "phi5"}, r"model=phi5 is unknown: allowed are .*smollm2_135m"),
+        ({"export": "int3"}, r"export=int3 is unknown: allowed are .*int8_cpu"),
+        ({"overrides": "gate=strict"}, r"gate=strict is unknown: allowed are default"),
+        ({"overrides": "+experiment=none"}, r"experiment=none is unknown: allowed are .*tiny"),
+        ({"overrides": "exprot=int8_cpu"}, r"exprot=int8_cpu: there is no such key; did you mean export\?"),
+        ({"overrides": "export.blok_size=16"}, r"did you mean export\.block_size\?"),
+        ({"overrides": "+evaluate.speed=1"}, r"evaluate\.speed: there is no such key; .*evaluate\.window"),
+        ({"overrides": "+new.key=1"}, r"new: there is no such key"),
+        ({"overrides": "export.block_size=big"}, r"export\.block_size=big: must be of type integer"),
+        ({"overrides": "export.block_size=33"}, r"export\.block_size=33: allowed are 16, 32"),
+        ({"overrides": "export.precision=int5"}, r"export\.precision=int5: .*\[fp32, int8, int4, source\]"),
+        ({"overrides": "gate.mode=maybe"}, r"gate\.mode=maybe: .*\[off, warn, enforce\]"),
+        ({"overrides": "package.temperature=3"}, r"package\.temperature=3\.0 is out of range: .* 0 to 2"),
+        ({"overrides": "evaluate.windows=0"}, r"evaluate\.windows=0 is out of range: allowed is at least 1"),
+        ({"overrides": "evaluate.window=5.5"}, r"evaluate\.window=5\.5: must be of type integer"),
+        ({"overrides": "model.name='open"}, r"No closing quotation"),
+        ({"overrides": "model.source.version"}, r"cannot read 'model\.source\.version'"),
+        ({"model": "local"}, r"model\.source\.path is not set: give overrides=\"model\.source\.path=…\""),
+        ({"model": "tiny_phi3", "overrides": "model=local"}, r"as a parameter and in overrides"),
+        ({"model": "phi4_mini", "overrides": "model.source.rep=x"}, r"did you mean model\.source\.repo\?"),
+        ({"overrides": "model.base=phi9"}, r"model\.base=phi9: model=phi9 is unknown"),
+        ({"overrides": "model.base=phi3_mini_4k_onnx"}, r"has a base itself"),
+        ({"model": "tiny_phi3", "overrides": "model.source.heads=3"}, r"model\.source\.heads=3 must divide"),
+        ({"export": "optimum_fp32", "overrides": "export.precision=int4"}, r"optimum makes fp32 only"),
+        ({"overrides": "~model"}, r"is not set"),
+    ],
+)
+def test_what_is_wrong_is_refused_in_one_line_that_names_key_value_and_what_is_allowed(arguments, said):
+    with pytest.raises(SlmflowError, match=said) as error:
+        compose(**arguments)
+    assert "\n" not in str(error.value)
+
+
+@given(st.text(max_size=40))
+def test_no_text_of_overrides_ever_fails_with_anything_but_a_line(text):
+    try:
+        compose(overrides=text)
+    except SlmflowError as error:
+        assert "\n" not in str(error)
+
+
+@given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), max_size=5))
+def test_words_survive_the_way_into_one_string_and_back(words):
+    import shlex
+
+    assert split_overrides(shlex.join(words)) == words
+
+
+@given(st.text(max_size=60))
+def test_a_slug_is_always_a_legal_name(text):
+    assert slug(text)
+    assert not set(slug(text)) - set("abcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+def test_a_slug_is_the_last_part_of_what_it_is_made_from():
+    assert slug("org/My-Model_7B") == "my-model_7b"
+    assert slug("/path/to/Some Model.Q4_1.gguf") == "some-model.q4_1"

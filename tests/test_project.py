@@ -1,0 +1,131 @@
+"""MLproject, the step modules, the graph, conf/ and the pinned environment say the same."""
+
+import ast
+import hashlib
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from slmflow.compose import CONF
+from slmflow.workflow.graph import INPUT_STEPS, OPTIONAL_INPUTS, STEP_INPUTS, graph, needed_for
+from slmflow.workflow.shell import CHOICES
+from tests.conftest import ROOT
+
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+STEPS = sorted(path.stem for path in (ROOT / "steps").glob("*.py") if path.stem != "__init__")
+
+
+def test_mlproject_declares_main_and_every_step_module():
+    assert set(PROJECT["entry_points"]) == {"main", *STEPS}
+    assert set(STEP_INPUTS) == set(STEPS)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_entry_point_declares_and_passes_the_choices_and_its_upstream_ids(step):
+    entry = PROJECT["entry_points"][step]
+    declared = [*CHOICES, *STEP_INPUTS[step]]
+    assert list(entry["parameters"]) == declared
+    assert all(spec == {"type": "string", "default": ""} for spec in entry["parameters"].values())
+    assert entry["command"].split() == ["python", "-m", f"steps.{step}", *(f"{n}={{{n}}}" for n in declared)]
+
+
+def test_main_is_register_without_ids():
+    command = PROJECT["entry_points"]["main"]["command"]
+    assert command.split() == ["python", "-m", "steps.register", *(f"{n}={{{n}}}" for n in CHOICES)]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_steps_docstring_opens_with_its_command_and_a_tiny_one(step):
+    docstring = ast.get_docstring(ast.parse((ROOT / "steps" / f"{step}.py").read_text()))
+    assert f"mlflow run . -e {step} --env-manager local" in docstring
+    assert "-P model=tiny_phi3" in docstring
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_opens_with_the_command_that_runs_it(path):
+    assert f'mlflow run . --env-manager local -P overrides="+experiment={path.stem}"' in path.read_text()
+
+
+@pytest.mark.parametrize("with_pipeline", [True, False])
+def test_every_node_comes_after_what_it_needs_and_needs_what_its_step_takes(with_pipeline):
+    seen = {}
+    for node in graph(with_pipeline=with_pipeline):
+        assert set(node.needs) <= set(STEP_INPUTS[node.step])
+        assert set(STEP_INPUTS[node.step]) - set(node.needs) <= set(OPTIONAL_INPUTS)
+        for parameter, need in node.needs.items():
+            assert seen[need] in INPUT_STEPS[parameter]
+        seen[node.name] = node.step
+
+
+@pytest.mark.parametrize(
+    ("step", "names"),
+    [
+        ("fetch", ["fetch"]),
+        ("log_onnx", ["fetch", "export_onnx", "log_onnx"]),
+        ("log_pipeline", ["fetch", "log_pipeline"]),
+    ],
+)
+def test_an_entry_point_runs_what_it_needs_and_no_more(step, names):
+    assert [node.name for node in needed_for(step, graph(with_pipeline=True))] == names
+
+
+def test_conda_yaml_carries_the_digest_of_the_requirements():
+    digest = hashlib.sha256((ROOT / "requirements.txt").read_bytes()).hexdigest()
+    text = (ROOT / "conda.yaml").read_text()
+    assert f"# requirements.txt sha256: {digest}" in text, "run `make lock`"
+    assert yaml.safe_load(text)["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
+
+
+def test_every_direct_dependency_is_exact_says_why_and_is_in_the_lock():
+    locked = (ROOT / "requirements.txt").read_text()
+    for line in (ROOT / "requirements.in").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin, _, reason = line.partition("#")
+            assert re.fullmatch(r"[a-z0-9-]+==[0-9.]+", pin.strip()), line
+            assert reason.strip(), line
+            assert f"\n{pin.strip()}\n" in locked, line
+
+
+def test_the_lock_holds_no_build_of_one_machine_and_no_uv_lock_overrides_it():
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        assert line.startswith("#") or re.match(r"[a-z0-9._-]+==[0-9][^+@]*( ;.*)?$", line), line
+    assert not (ROOT / "uv.lock").exists()
+
+
+def imported_by(statement):
+    program = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_the_driver_starts_without_torch_and_the_refusal_of_bad_input_without_mlflow():
+    heavy = {"torch", "transformers", "onnxruntime", "onnxruntime_genai", "optimum"}
+    assert not heavy & imported_by("import slmflow.workflow.driver")
+    assert not (heavy | {"mlflow"}) & imported_by("import slmflow.workflow.shell, slmflow.compose")
+
+
+def test_what_ships_in_the_onnx_model_imports_neither_ours_nor_torch():
+    for path in (ROOT / "slmflow" / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in names:
+                assert name.split(".")[0] not in {"slmflow", "steps", "torch", "transformers"}, path
+
+
+def test_importing_the_package_switches_telemetry_off_and_keeps_the_users_word():
+    program = "import os, slmflow; print(*(os.environ[name] for name in slmflow.TELEMETRY_OFF))"
+    env = {"PATH": "/usr/bin", "ORT_DISABLE_TELEMETRY": "0"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["true", "0", "1", "1"]
+
+
+def test_no_tracked_file_is_over_its_room():
+    for path in (*ROOT.glob("slmflow/**/*.py"), *ROOT.glob("steps/*.py")):
+        assert len(path.read_text().splitlines()) <= 300, f"{path}: one noun a module, about 250 lines"
