@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import slmflow  # switches telemetry off before anything else is imported
@@ -12,6 +13,9 @@ from slmflow.compose import compose
 from slmflow.export import export_folder
 from slmflow.sources import take
 
+# Timing belongs into benchmarks/: a slow machine is no failure.
+hypothesis.settings.register_profile("slmflow", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("slmflow")
 ROOT = Path(slmflow.__file__).parent.parent
 
 

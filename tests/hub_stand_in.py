@@ -47,7 +47,9 @@ class Repo:
 
 
 def repo_of(folder: Path, prefix: str = "", **faults) -> Repo:
-    files = {prefix + p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files = {
+        prefix + p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
     return Repo({**files, ".gitattributes": b"*.safetensors filter=lfs\n"}, **faults)
 
 
@@ -74,10 +76,10 @@ def hub(**repos: Repo):
             body = json.dumps({"error": message}).encode()
             self.answer(status, {"X-Error-Code": code, "X-Error-Message": message}, body)
 
-        def do_HEAD(self):  # noqa: N802
+        def do_HEAD(self):
             self.do_GET()
 
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             url = urlsplit(self.path)
             parts = [unquote(part) for part in url.path.strip("/").split("/")]
             is_api = parts[:2] == ["api", "models"]

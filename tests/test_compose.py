@@ -61,7 +61,7 @@ def test_the_overrides_of_a_child_leave_out_what_is_a_parameter_and_compose_the_
 
 
 def test_quoted_values_lists_and_dicts_survive():
-    words = "'model.name=\"it is [one], name\"' \"gate.thresholds=[{max_kl: 1, min_top1: 0.5}]\""
+    words = '\'model.name="it is [one], name"\' "gate.thresholds=[{max_kl: 1, min_top1: 0.5}]"'
     config = compose(overrides=words).config
     assert config.model.name == "it is [one], name"
     assert config.gate.thresholds[0].max_kl == 1.0
@@ -118,7 +118,9 @@ def test_no_text_of_overrides_ever_fails_with_anything_but_a_line(text):
         assert "\n" not in str(error)
 
 
-@given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), max_size=5))
+@given(
+    st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12), max_size=5)
+)
 def test_words_survive_the_way_into_one_string_and_back(words):
     import shlex
 

@@ -97,7 +97,9 @@ def test_the_lock_holds_no_build_of_one_machine_and_no_uv_lock_overrides_it():
 
 def imported_by(statement):
     program = f"import sys; {statement}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return {name.split(".")[0] for name in done.stdout.split()}
 
 

@@ -95,7 +95,9 @@ def _download(repo: str, commit: str, names: list[str]) -> Path:
         try:
             return Path(snapshot_download(repo, revision=commit, allow_patterns=names))
         except ChunkedEncodingError:
-            print(f"  {repo}: the transfer broke off; resuming ({attempt} of {ATTEMPTS - 1})", file=sys.stderr)
+            print(
+                f"  {repo}: the transfer broke off; resuming ({attempt} of {ATTEMPTS - 1})", file=sys.stderr
+            )
             time.sleep(attempt)
     return Path(snapshot_download(repo, revision=commit, allow_patterns=names))
 

@@ -19,7 +19,9 @@ ARCHITECTURES = ["llama", "phi3", "qwen3"]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(("export", "limit"), [("fp32_cpu", 1e-9), ("optimum_fp32", 1e-9), ("int8_cpu", 1e-3)])
+@pytest.mark.parametrize(
+    ("export", "limit"), [("fp32_cpu", 1e-9), ("optimum_fp32", 1e-9), ("int8_cpu", 1e-3)]
+)
 def test_an_exported_model_is_proven_the_same(make_model, make_onnx, architecture, export, limit):
     overrides = f"model.source.architecture={architecture}"
     precision = compose(export=export).config.export.precision
@@ -46,7 +48,9 @@ def test_a_second_export_gives_the_same_bytes(make_model, make_onnx, tmp_path):
 def test_the_variants_weights_have_the_precision_that_they_name(make_onnx):
     for export, bits in (("int8_cpu", 8), ("int4_cpu", 4)):
         graph = onnx.load(make_onnx(export) / "model.onnx", load_external_data=False).graph
-        found = {a.i for n in graph.node if n.op_type == "MatMulNBits" for a in n.attribute if a.name == "bits"}
+        found = {
+            a.i for n in graph.node if n.op_type == "MatMulNBits" for a in n.attribute if a.name == "bits"
+        }
         assert found == {bits}
 
 

@@ -71,7 +71,9 @@ def test_a_dropped_connection_resumes_where_it_broke(tiny, fetch):
     with hub(org__tiny=repo) as endpoint:
         manifest = fetch(endpoint)
     assert manifest["files"]["large.safetensors"]["size"] == len(large)
-    ranges = [r for method, path, r in repo.requests if method == "GET" and path.endswith("large.safetensors")]
+    ranges = [
+        r for method, path, r in repo.requests if method == "GET" and path.endswith("large.safetensors")
+    ]
     assert ranges[0] is None
     # The client writes in blocks of 10 MB: two of them had arrived, and are not asked for again.
     assert int(ranges[1].removeprefix("bytes=").split("-")[0]) >= 10_000_000

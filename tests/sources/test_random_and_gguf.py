@@ -19,7 +19,9 @@ from slmflow.sources.huggingface import huggingface_folder
 
 
 def make(tmp_path, overrides=""):
-    return digests_under(take(compose(model="tiny_phi3", overrides=overrides).config.model.source, tmp_path).folder)
+    return digests_under(
+        take(compose(model="tiny_phi3", overrides=overrides).config.model.source, tmp_path).folder
+    )
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_weights(tmp_path):

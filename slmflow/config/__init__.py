@@ -1,0 +1,103 @@
+"""The typed schema of the configuration: what `conf/` may say.
+
+Hydra checks names and types against these classes while it composes; `__post_init__` checks ranges when
+`slmflow.compose` turns the composition into objects. Fields whose value is `???` must be given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from slmflow.config.export import (
+    ExportConfig,
+    GenaiExport,
+    OptimumExport,
+    PackageConfig,
+    PrebuiltExport,
+    Precision,
+    Provider,
+)
+from slmflow.config.judgement import EvaluateConfig, GateConfig, GateMode, Threshold
+from slmflow.config.source import (
+    Architecture,
+    HubSource,
+    LocalSource,
+    MlflowSource,
+    RandomSource,
+    SourceConfig,
+    WheelSource,
+)
+
+__all__ = [
+    "Architecture",
+    "Config",
+    "EvaluateConfig",
+    "ExportConfig",
+    "GateConfig",
+    "GateMode",
+    "GenaiExport",
+    "HubSource",
+    "LocalSource",
+    "MlflowSource",
+    "ModelConfig",
+    "OptimumExport",
+    "PackageConfig",
+    "PrebuiltExport",
+    "Precision",
+    "Provider",
+    "RandomSource",
+    "SourceConfig",
+    "Threshold",
+    "WheelSource",
+    "register_schemas",
+]
+
+
+@dataclass
+class ModelConfig:
+    """One model: where it lives and under which name it is registered."""
+
+    name: str = MISSING
+    """Prefix of the registered models: `<name>-onnx` and `<name>-pipeline`."""
+    licence: str = MISSING
+    """SPDX identifier, as the publisher states it; `unknown` is recorded as such."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    base: str | None = None
+    """For a prebuilt ONNX folder: the model configuration of the weights that it was made from."""
+
+
+@dataclass
+class Config:
+    """The whole configuration: what `conf/config.yaml` composes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    package: PackageConfig = field(default_factory=PackageConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "schema/source": {
+        "hub": HubSource,
+        "wheel": WheelSource,
+        "local": LocalSource,
+        "mlflow": MlflowSource,
+        "random": RandomSource,
+    },
+    "schema/export": {"genai": GenaiExport, "optimum": OptimumExport, "prebuilt": PrebuiltExport},
+}
+"""Config groups by which a file under `conf/` picks the fields that it may have."""
+
+
+def register_schemas() -> None:
+    """Put the schema where Hydra's defaults lists can name it. Idempotent."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group, members in SCHEMAS.items():
+        for name, node in members.items():
+            store.store(group=group, name=name, node=node)

@@ -1,0 +1,105 @@
+"""The measures equal their definitions, computed independently in float64."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slmflow.errors import SlmflowError
+from slmflow.quality import reference
+from slmflow.quality.fidelity import (
+    fidelity,
+    kl_divergence,
+    log_softmax,
+    perplexity,
+    top1_agreement,
+    windows_of,
+)
+
+
+def logits(seed, positions=5, vocabulary=17, scale=3.0):
+    return (np.random.default_rng(seed).standard_normal((positions, vocabulary)) * scale).astype(np.float32)
+
+
+def slow_kl(p_logits, q_logits):
+    """The definition, word by word, in Python floats."""
+    values = []
+    for p_row, q_row in zip(p_logits.astype(float), q_logits.astype(float), strict=True):
+        p = [math.exp(x) / math.fsum(map(math.exp, p_row)) for x in p_row]
+        q = [math.exp(x) / math.fsum(map(math.exp, q_row)) for x in q_row]
+        values.append(math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
+    return values
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000), st.floats(0.1, 8))
+def test_kl_divergence_is_its_definition(a, b, scale):
+    p, q = logits(a, scale=scale), logits(b, scale=scale)
+    np.testing.assert_allclose(kl_divergence(log_softmax(p), log_softmax(q)), slow_kl(p, q), rtol=1e-4, atol=1e-6)
+
+
+@given(st.integers(0, 1000), st.floats(-50, 50))
+def test_kl_divergence_is_zero_for_equal_distributions_and_never_negative(seed, shift):
+    p = logits(seed)
+    assert kl_divergence(log_softmax(p), log_softmax(p + np.float32(shift))).max() < 1e-9
+    assert kl_divergence(log_softmax(p), log_softmax(logits(seed + 1))).min() >= 0
+
+
+def test_blocks_do_not_change_the_result():
+    p, q = log_softmax(logits(1, positions=200)), log_softmax(logits(2, positions=200))
+    np.testing.assert_array_equal(kl_divergence(p, q)[130:], kl_divergence(p[130:], q[130:]))
+
+
+@given(st.integers(0, 1000), st.floats(-1e4, 1e4))
+def test_log_softmax_sums_to_one_however_large_the_logits(seed, shift):
+    np.testing.assert_allclose(np.exp(log_softmax(logits(seed) + np.float32(shift))).sum(-1), 1, rtol=1e-5)
+
+
+def test_perplexity_of_a_uniform_model_is_its_vocabulary():
+    uniform = log_softmax(np.zeros((9, 50), dtype=np.float32))
+    assert perplexity(uniform, np.arange(9)) == pytest.approx(50)
+
+
+def test_top1_agreement_counts_equal_first_choices():
+    p = log_softmax(np.eye(4, dtype=np.float32) * 5)
+    q = log_softmax(np.eye(4, dtype=np.float32)[[0, 1, 3, 2]] * 5)
+    assert top1_agreement(p, q).tolist() == [True, True, False, False]
+
+
+def test_a_candidate_that_is_the_reference_loses_nothing():
+    p = log_softmax(logits(3))
+    figures = fidelity(p, p, np.arange(5))
+    assert figures["kl_mean"] == 0
+    assert figures["top1_agreement"] == 1
+    assert figures["perplexity_ratio"] == 1
+    assert figures["tokens"] == 5
+
+
+def test_perplexity_can_hide_a_ruined_model_that_kl_and_top1_show():
+    p = log_softmax(logits(4, positions=400))
+    targets = np.random.default_rng(0).integers(0, 17, 400)
+    ruined = log_softmax(np.roll(p, 3, axis=1))
+    ratio = fidelity(p, ruined, targets)
+    assert ratio["kl_mean"] > 1
+    assert ratio["top1_agreement"] < 0.2
+
+
+@given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 200))
+def test_windows_score_their_second_half_against_the_true_next_tokens(size, count, length):
+    ids = list(range(length))
+    windows = windows_of(ids, size, count)
+    assert len(windows) == min(count, length // size)
+    for window in windows:
+        scored = window.ids[window.scored]
+        assert window.targets.tolist() == [token + 1 for token in scored]
+        assert len(scored) == size - 1 - size // 2
+
+
+def test_a_reference_is_read_back_exactly_and_refused_for_other_tokens(tmp_path):
+    windows = windows_of(list(range(20)), 10, 2)
+    logs = log_softmax(logits(5, positions=8))
+    folder = reference.save(tmp_path / "reference", logs, windows, "digest")
+    np.testing.assert_array_equal(reference.read(folder, windows), logs)
+    with pytest.raises(SlmflowError, match="made on other tokens"):
+        reference.read(folder, windows_of(list(range(1, 21)), 10, 2))
