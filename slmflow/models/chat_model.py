@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 from slm_runtime.chat import answer, parse
@@ -37,15 +39,15 @@ class ChatModel(PythonModel):
             top_p=float(config["top_p"]),
         )
 
-    # MLflow reads type hints here as a schema and warns of those it cannot use; the signature is explicit.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    # MLflow reads the hint of model_input as a schema: a table is the one that it leaves to the signature.
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> list[str | dict[str, Any]]:
         """One answer a row: text where the row has `prompt`, an OpenAI object where it has `messages`.
 
         Raises ValueError naming the field of the first row that cannot be answered, before any is.
         """
-        rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
-        if isinstance(rows, dict):
-            rows = [rows]
+        rows = [{str(name): value for name, value in row.items()} for row in model_input.to_dict("records")]
         requests = [parse({**row, **(params or {})}, self.defaults) for row in rows]
         return [answer(request, self.engine, self.tokenizer, self.name) for request in requests]
 

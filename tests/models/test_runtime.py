@@ -48,7 +48,9 @@ def test_greedy_is_the_argmax_of_the_logits(engine, tokenizer):
 
 
 def test_prefill_in_chunks_gives_the_logits_of_one_pass(engine, tokenizer):
-    ids = tokenizer.encode("The ferry left the harbour a little after six, when the light was grey. " * 4)[:200]
+    ids = tokenizer.encode("The ferry left the harbour a little after six, when the light was grey. " * 4)[
+        :200
+    ]
     whole = engine.logits(ids, chunk=len(ids))
     np.testing.assert_allclose(engine.logits(ids, chunk=64), whole, atol=1e-4)
     np.testing.assert_allclose(engine.logits(ids, chunk=1), whole, atol=1e-4)
@@ -155,17 +157,10 @@ def test_markup_in_a_message_is_neither_rendered_nor_escaped(tokenizer):
     assert "{{ 7 * 7 }} <b>&</b>" in prompt
 
 
-@given(st.text(max_size=200))
-def test_text_survives_the_way_into_ids_and_back(text):
-    # A session fixture cannot be mixed with @given; the tokenizer is cheap to keep.
-    tokenizer = test_text_survives_the_way_into_ids_and_back.tokenizer
+@given(text=st.text(max_size=200))
+def test_text_survives_the_way_into_ids_and_back(tokenizer, text):
     if "<|" not in text:
         assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-@pytest.fixture(autouse=True)
-def _lend_tokenizer(tokenizer):
-    test_text_survives_the_way_into_ids_and_back.tokenizer = tokenizer
 
 
 def test_there_is_at_least_one_physical_core():

@@ -115,11 +115,15 @@ def test_the_pipeline_keeps_the_dtype_of_its_weights(make_model, store, tmp_path
 
 
 def test_both_models_load_without_a_network(onnx_model, tmp_path):
-    program = (
-        f"import mlflow; m = mlflow.pyfunc.load_model('models:/{onnx_model}'); print(m.predict({{'prompt': 'Once'}}))"
+    program = f"import mlflow; m = mlflow.pyfunc.load_model('models:/{onnx_model}'); print(m.predict({{'prompt': 'Once'}}))"
+    env = {
+        **os.environ,
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True
     )
-    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
-    done = subprocess.run([sys.executable, "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

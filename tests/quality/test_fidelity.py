@@ -36,7 +36,9 @@ def slow_kl(p_logits, q_logits):
 @given(st.integers(0, 1000), st.integers(0, 1000), st.floats(0.1, 8))
 def test_kl_divergence_is_its_definition(a, b, scale):
     p, q = logits(a, scale=scale), logits(b, scale=scale)
-    np.testing.assert_allclose(kl_divergence(log_softmax(p), log_softmax(q)), slow_kl(p, q), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        kl_divergence(log_softmax(p), log_softmax(q)), slow_kl(p, q), rtol=1e-4, atol=1e-6
+    )
 
 
 @given(st.integers(0, 1000), st.floats(-50, 50))

@@ -1,0 +1,167 @@
+"""`mlflow run` as a user types it, on a random model: everything but the size is real."""
+
+import re
+import subprocess
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from slmflow.workflow import runs
+from tests.conftest import run_project, store_uri
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory):
+    """One whole run, from nothing: its store and its finished process."""
+    store = tmp_path_factory.mktemp("store")
+    return store, run_project(["-P", "model=tiny_phi3"], store)
+
+
+@pytest.fixture
+def client(workflow):
+    store, _ = workflow
+    mlflow.set_tracking_uri(store_uri(store))
+    yield MlflowClient()
+    mlflow.set_tracking_uri(None)
+
+
+def drivers(client):
+    return client.search_runs(["0"], "tags.slmflow.kind = 'driver'", order_by=["attributes.start_time ASC"])
+
+
+def registry(client):
+    """Everything that the registry says."""
+    models = []
+    for model in client.search_registered_models():
+        versions = [dict(version) for version in client.search_model_versions(f"name = '{model.name}'")]
+        models.append((dict(model), versions))
+    return repr(models)
+
+
+def test_it_succeeds_and_ends_with_the_table_and_the_next_commands(workflow):
+    _, done = workflow
+    assert done.returncode == 0, done.stdout + done.stderr
+    for column in ("candidate", "size", "KL", "top-1", "tokens/s", "gate", "registered"):
+        assert column in done.stdout
+    assert "tiny-phi3-onnx v1 @champion" in done.stdout
+    assert "tiny-phi3-pipeline v1 @champion" in done.stdout
+    assert "mlflow ui" in done.stdout
+    assert "models:/tiny-phi3-onnx@champion" in done.stdout
+
+
+def test_every_step_is_a_finished_nested_named_child(workflow, client):
+    (parent,) = drivers(client)
+    children = runs.children(parent)
+    assert [child.info.run_name for child in children] == [
+        "fetch",
+        "export_onnx",
+        "log_pipeline",
+        "evaluate_pipeline",
+        "log_onnx",
+        "evaluate_onnx",
+        "register",
+    ]
+    assert {child.info.status for child in children} == {"FINISHED"}
+    assert parent.info.status == "FINISHED"
+
+
+def test_children_carry_what_repeats_them(workflow, client):
+    (parent,) = drivers(client)
+    by_name = {child.info.run_name: child for child in runs.children(parent)}
+    params = by_name["evaluate_onnx"].data.params
+    assert params["model"] == "tiny_phi3"
+    assert params["export"] == "fp32_cpu"
+    assert params["logged_run"] == by_name["log_onnx"].info.run_id
+    assert params["reference_run"] == by_name["evaluate_pipeline"].info.run_id
+
+
+def test_the_exported_graph_is_faithful_and_measured_on_run_and_model(workflow, client):
+    (parent,) = drivers(client)
+    run = next(child for child in runs.children(parent) if child.info.run_name == "evaluate_onnx")
+    evaluation = runs.json_artifact(run, "evaluation.json")
+    assert evaluation["fidelity"]["kl_mean"] < 1e-6
+    assert evaluation["fidelity"]["top1_agreement"] == 1
+    assert run.data.metrics["kl_mean"] == evaluation["fidelity"]["kl_mean"]
+    logged = client.get_logged_model(evaluation["model_id"])
+    assert {metric.key for metric in logged.metrics} >= {"kl_mean", "top1_agreement", "decode_tokens_per_second"}
+
+
+def test_the_champion_answers(workflow, client):
+    model = mlflow.pyfunc.load_model("models:/tiny-phi3-onnx@champion")
+    assert isinstance(model.predict({"prompt": "Once"})[0], str)
+
+
+def test_a_version_carries_the_evidence(workflow, client):
+    version = client.get_model_version_by_alias("tiny-phi3-onnx", "champion")
+    assert version.tags["gate"] == "pass"
+    assert version.tags["slmflow.fingerprint"]
+    assert float(version.tags["metric.kl_mean"]) < 1e-6
+    assert "kl_mean" in version.description
+
+
+def test_one_step_runs_alone_by_its_upstreams_id_and_repeats_its_content(workflow, client):
+    store, _ = workflow
+    (parent, *_) = drivers(client)
+    by_name = {child.info.run_name: child for child in runs.children(parent)}
+    fetch = by_name["fetch"].info.run_id
+    done = run_project(["-e", "export_onnx", "-P", "model=tiny_phi3", "-P", f"fetch_run={fetch}"], store)
+    assert done.returncode == 0, done.stderr
+    (alone,) = client.search_runs(["0"], "tags.slmflow.step = 'export_onnx'", max_results=1)
+    assert runs.json_artifact(alone, "export.json") == runs.json_artifact(by_name["export_onnx"], "export.json")
+
+
+def test_register_again_leaves_the_registry_as_it_was(workflow, client):
+    store, _ = workflow
+    (parent, *_) = drivers(client)
+    by_name = {child.info.run_name: child.info.run_id for child in runs.children(parent)}
+    before = registry(client)
+    ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
+    done = run_project(["-e", "register", "-P", "model=tiny_phi3", *ids], store)
+    assert done.returncode == 0, done.stderr
+    assert "was there already" in done.stdout
+    assert registry(client) == before
+
+
+def test_a_missed_gate_registers_nothing_says_why_and_fails(workflow, client):
+    store, _ = workflow
+    (parent, *_) = drivers(client)
+    by_name = {child.info.run_name: child.info.run_id for child in runs.children(parent)}
+    before = registry(client)
+    ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
+    words = "overrides=gate.min_decode_tokens_per_second=1e9"
+    done = run_project(["-e", "register", "-P", "model=tiny_phi3", "-P", words, *ids], store)
+    assert done.returncode != 0
+    assert "the gate was missed, nothing is registered: onnx: decode_tokens_per_second" in done.stderr
+    assert registry(client) == before
+
+
+def test_a_driver_whose_step_fails_names_step_cause_and_command_and_fails(tmp_path):
+    done = run_project(["-P", "model=local", "-P", f"overrides=model.source.path={tmp_path}/none"], tmp_path)
+    assert done.returncode != 0
+    assert re.search(r"✗ fetch  run [0-9a-f]{32}", done.stderr)
+    assert "-e fetch --env-manager local -P model=local" in done.stderr
+    assert "slmflow register: fetch failed: model.source.path=" in done.stderr
+    assert "Traceback" not in done.stderr.split("slmflow register:")[0]
+    mlflow.set_tracking_uri(store_uri(tmp_path))
+    assert {run.info.status for run in MlflowClient().search_runs(["0"])} == {"FAILED"}
+    mlflow.set_tracking_uri(None)
+
+
+def test_bad_overrides_are_refused_by_mlflow_run_itself(tmp_path):
+    done = run_project(["-P", "overrides=export=int3 gate.mode=warn"], tmp_path)
+    assert done.returncode != 0
+    assert "slmflow register: export=int3 is unknown: allowed are" in done.stderr
+    mlflow.set_tracking_uri(store_uri(tmp_path))
+    assert len(MlflowClient().search_runs(["0"])) == 1, "the run that mlflow made; no child"
+    mlflow.set_tracking_uri(None)
+
+
+def test_every_secret_stays_out_of_the_store(workflow):
+    """The environment holds a token; nothing that the run wrote does."""
+    store, _ = workflow
+    done = run_project(["-e", "fetch", "-P", "model=tiny_phi3"], store, HF_TOKEN="hf_do_not_leak_me")
+    assert done.returncode == 0, done.stderr
+    found = subprocess.run(["grep", "-rlF", "hf_do_not_leak_me", str(store)], capture_output=True, text=True)
+    assert found.stdout == ""
+    assert "hf_do_not_leak_me" not in done.stdout + done.stderr

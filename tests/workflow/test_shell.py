@@ -1,0 +1,143 @@
+"""Entry points check what they are given before they work, and say what is wrong in one line."""
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from slmflow.errors import SlmflowError
+from slmflow.workflow import runs
+from slmflow.workflow.shell import main, one_line, parse_arguments
+from tests.conftest import store_uri
+
+
+def step_run(step, status="FINISHED", kind="step", **tags):
+    with mlflow.start_run() as run:
+        mlflow.set_tags({runs.KIND_TAG: kind, runs.STEP_TAG: step, **tags})
+    MlflowClient().set_terminated(run.info.run_id, status)
+    return run.info.run_id
+
+
+def never(context):
+    raise AssertionError("work began")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["modle=x"], "unknown argument 'modle=x': evaluate takes model=…"),
+        (["fetch_run=x"], "unknown argument 'fetch_run=x'"),
+        (["tiny_phi3"], "unknown argument 'tiny_phi3'"),
+        (["model=phi9"], "model=phi9 is unknown"),
+        (["overrides=evaluate.windows=none"], "must be of type integer"),
+        (["reference_run=abc"], "reference_run is given, but logged_run is not"),
+    ],
+)
+def test_bad_arguments_are_refused_before_a_run_exists(store, capsys, argv, said):
+    assert main("evaluate", never, argv) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert MlflowClient().search_runs(["0"]) == []
+
+
+def test_an_unknown_upstream_id_is_refused(store, capsys):
+    assert main("export_onnx", never, ["model=tiny_phi3", "fetch_run=0123456789abcdef0123456789abcdef"]) == 1
+    assert "fetch_run=0123456789abcdef0123456789abcdef: no such run in sqlite:///" in capsys.readouterr().err
+
+
+def test_an_upstream_run_of_another_step_or_state_is_refused(store):
+    with pytest.raises(SlmflowError, match="that run is log_onnx, but fetch is needed"):
+        runs.upstream("fetch_run", step_run("log_onnx"))
+    with pytest.raises(SlmflowError, match="that fetch run is FAILED, not FINISHED"):
+        runs.upstream("fetch_run", step_run("fetch", "FAILED"))
+    with mlflow.start_run() as foreign:
+        pass
+    with pytest.raises(SlmflowError, match="that run is no step of this project"):
+        runs.upstream("fetch_run", foreign.info.run_id)
+
+
+def test_a_drivers_id_stands_for_its_child(store):
+    with mlflow.start_run() as parent:
+        mlflow.set_tags({runs.KIND_TAG: "driver", runs.STEP_TAG: "register"})
+    parent_id = parent.info.run_id
+    with pytest.raises(SlmflowError, match="a driver's run with 0 fetch steps"):
+        runs.upstream("fetch_run", parent_id)
+    child = step_run("fetch", **{runs.PARENT_TAG: parent_id})
+    assert runs.upstream("fetch_run", parent_id).info.run_id == child
+
+
+def test_a_step_that_fails_says_why_on_its_run_and_in_its_status(store, capsys):
+    def fail(context):
+        raise SlmflowError("the reason\nand more")
+
+    assert main("fetch", fail, ["model=tiny_phi3"]) == 1
+    assert "slmflow fetch: the reason" in capsys.readouterr().err
+    (run,) = MlflowClient().search_runs(["0"])
+    assert run.info.status == "FAILED"
+    assert run.data.tags[runs.ERROR_TAG] == "the reason"
+
+
+def test_a_defect_keeps_its_traceback_on_the_run(store):
+    def defect(context):
+        raise KeyError("oops")
+
+    with pytest.raises(KeyError):
+        main("fetch", defect, ["model=tiny_phi3"])
+    (run,) = MlflowClient().search_runs(["0"])
+    assert run.info.status == "FAILED"
+    assert run.data.tags[runs.ERROR_TAG] == "KeyError: 'oops'"
+    assert "in defect" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/traceback.txt")
+
+
+def test_scratch_is_gone_after_the_step_and_the_record_is_there(store):
+    seen = []
+
+    def work(context):
+        (context.scratch / "file").write_text("x")
+        seen.append(context.scratch)
+
+    assert main("fetch", work, ["model=tiny_phi3"]) == 0
+    assert not seen[0].exists()
+    (run,) = MlflowClient().search_runs(["0"])
+    record = runs.json_artifact(run, "record.json")
+    assert record["seconds"] >= 0
+    assert record["peak_resident_bytes"] > 1e6
+    assert "name: tiny-phi3" in runs.artifact(run, "config.yaml").read_text()
+
+
+def test_a_relative_sqlite_store_in_another_folder_is_explained(store, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")
+    assert main("fetch", never, ["model=tiny_phi3"]) == 1
+    assert "a sqlite path must be absolute" in capsys.readouterr().err
+
+
+def test_secrets_in_the_stores_address_are_never_shown(monkeypatch):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "postgresql://me:secret@host/db")
+    assert runs.store_name() == "postgresql://host/db"
+
+
+def test_an_artifact_that_is_gone_names_run_and_path(store):
+    run = MlflowClient().get_run(step_run("fetch"))
+    with pytest.raises(SlmflowError, match=f"fetch run {run.info.run_id} lacks manifest.json"):
+        runs.json_artifact(run, "manifest.json")
+
+
+def test_local_artifacts_are_read_where_they_are(store):
+    with mlflow.start_run() as active:
+        mlflow.log_text("x", "a/b.txt")
+    run = MlflowClient().get_run(active.info.run_id)
+    assert runs.artifact(run, "a").is_relative_to(store)
+
+
+def test_arguments_may_hold_anything_after_the_first_equals_sign():
+    assert parse_arguments("fetch", ["overrides=a=1 b='x=y'"]) == {"overrides": "a=1 b='x=y'"}
+    assert parse_arguments("fetch", ["--model=x"]) == {"model": "x"}
+
+
+def test_errors_are_cut_to_one_line():
+    assert one_line(ValueError("\n\n  a\nb")) == "ValueError: a"
+    assert len(one_line(SlmflowError("x" * 900))) == 500
+
+
+def test_stores_of_tests_are_their_own(store):
+    assert mlflow.get_tracking_uri() == store_uri(store)
