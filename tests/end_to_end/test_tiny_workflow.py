@@ -84,7 +84,11 @@ def test_the_exported_graph_is_faithful_and_measured_on_run_and_model(workflow, 
     assert evaluation["fidelity"]["top1_agreement"] == 1
     assert run.data.metrics["kl_mean"] == evaluation["fidelity"]["kl_mean"]
     logged = client.get_logged_model(evaluation["model_id"])
-    assert {metric.key for metric in logged.metrics} >= {"kl_mean", "top1_agreement", "decode_tokens_per_second"}
+    assert {metric.key for metric in logged.metrics} >= {
+        "kl_mean",
+        "top1_agreement",
+        "decode_tokens_per_second",
+    }
 
 
 def test_the_champion_answers(workflow, client):
@@ -108,7 +112,9 @@ def test_one_step_runs_alone_by_its_upstreams_id_and_repeats_its_content(workflo
     done = run_project(["-e", "export_onnx", "-P", "model=tiny_phi3", "-P", f"fetch_run={fetch}"], store)
     assert done.returncode == 0, done.stderr
     (alone,) = client.search_runs(["0"], "tags.slmflow.step = 'export_onnx'", max_results=1)
-    assert runs.json_artifact(alone, "export.json") == runs.json_artifact(by_name["export_onnx"], "export.json")
+    assert runs.json_artifact(alone, "export.json") == runs.json_artifact(
+        by_name["export_onnx"], "export.json"
+    )
 
 
 def test_register_again_leaves_the_registry_as_it_was(workflow, client):

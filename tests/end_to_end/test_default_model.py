@@ -1,0 +1,183 @@
+"""The default model, whole: real weights from the package index, exported, judged, registered, used."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from slmflow.models.slm_runtime.tokenizer import TextTokenizer
+from slmflow.workflow import runs
+from tests.conftest import ROOT, run_project, store_uri
+from tests.end_to_end.test_tiny_workflow import registry
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    done = run_project([], store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return store
+
+
+@pytest.fixture
+def client(store):
+    mlflow.set_tracking_uri(store_uri(store))
+    yield MlflowClient()
+    mlflow.set_tracking_uri(None)
+
+
+def newest(client, name):
+    (run, *_) = client.search_runs(["0"], f"attributes.run_name = '{name}'", max_results=1)
+    return run
+
+
+def test_int8_is_faithful_on_more_than_a_thousand_tokens(client):
+    fidelity = runs.json_artifact(newest(client, "evaluate_onnx"), "evaluation.json")["fidelity"]
+    assert fidelity["tokens"] >= 1000
+    assert fidelity["kl_mean"] < 0.02
+    assert fidelity["top1_agreement"] > 0.94
+
+
+def test_the_tokenizer_of_the_gguf_gives_llama_cpps_ids(client):
+    tokenizer = TextTokenizer(runs.artifact(newest(client, "export_onnx"), "onnx"))
+    judge = json.loads((ROOT / "tests" / "sources" / "smollm2_llama_cpp_ids.json").read_text())
+    for entry in judge["texts"]:
+        assert tokenizer.encode(entry["text"]) == entry["ids"], entry["text"]
+
+
+def test_the_default_run_again_leaves_the_registry_as_it_was(store, client):
+    before = registry(client)
+    done = run_project([], store)
+    assert done.returncode == 0, done.stderr
+    assert registry(client) == before
+
+
+@pytest.mark.parametrize("export", ["fp32_cpu", "optimum_fp32"])
+def test_the_exported_fp32_graph_is_the_same_model(store, client, export):
+    done = run_project(["-e", "evaluate", "-P", f"export={export}"], store)
+    assert done.returncode == 0, done.stderr
+    fidelity = runs.json_artifact(newest(client, "evaluate_onnx"), "evaluation.json")["fidelity"]
+    assert fidelity["tokens"] >= 1000
+    assert fidelity["kl_mean"] < 1e-6
+
+
+def test_int4_ruins_this_model_and_the_gate_registers_nothing(store, client):
+    before = registry(client)
+    done = run_project(["-P", "overrides=export=int4_cpu"], store)
+    assert done.returncode != 0
+    assert "the gate was missed, nothing is registered: onnx: kl_mean" in done.stderr
+    assert "miss" in done.stdout, "the table is printed all the same"
+    assert registry(client) == before
+
+
+def test_the_champion_answers_in_an_environment_of_its_own_requirements(store, client, tmp_path):
+    model = Path(client.get_logged_model(newest_model_id(client)).artifact_location.removeprefix("file://"))
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    install = [python, "-m", "pip", "install", "-q", "-r", model / "requirements.txt"]
+    subprocess.run(install, check=True)
+    program = """
+import sys, mlflow
+model = mlflow.pyfunc.load_model("models:/smollm2-135m-onnx@champion")
+print(model.predict({"prompt": "The capital of France is", "max_tokens": 8})[0])
+chat = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
+print(model.predict(chat)[0]["choices"][0]["message"]["content"])
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "MLFLOW_TRACKING_URI": store_uri(store)}
+    done = subprocess.run([python, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 4
+    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True).stdout
+    assert "\ntorch " not in listed
+    assert "\ntransformers " not in listed
+
+
+def newest_model_id(client):
+    return client.get_model_version_by_alias("smollm2-135m-onnx", "champion").source.removeprefix("models:/")
+
+
+def test_mlflow_models_serve_answers_a_prompt_and_a_chat(store):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store_uri(store)}
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/smollm2-135m-onnx@champion"]
+    command += ["-p", str(port), "--env-manager", "local"]
+    server = subprocess.Popen(
+        command,
+        cwd=store,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None
+                time.sleep(0.5)
+        chat = ask(port, {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8})
+        assert chat[0]["choices"][0]["message"]["content"]
+        table = ask(
+            port,
+            {"dataframe_records": [{"prompt": "Once", "max_tokens": 4}, {"prompt": "Two", "max_tokens": 4}]},
+        )
+        assert len(table["predictions"]) == 2
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait()
+
+
+def ask(port, body):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.loads(response.read())
+
+
+def test_the_uv_manager_builds_the_environment_and_runs_a_step(tmp_path):
+    done = run_project(
+        ["-e", "fetch", "-P", "model=tiny_phi3", "--env-manager", "uv"],
+        tmp_path,
+        MLFLOW_ENV_ROOT=str(tmp_path / "envs"),
+        UV_FIND_LINKS=os.environ.get("PIP_FIND_LINKS", ""),
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "✓" not in done.stderr
+    assert list((tmp_path / "envs").iterdir())
+
+
+def test_the_project_runs_from_a_git_uri(tmp_path):
+    clone = tmp_path / "upstream"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    version = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True
+    ).stdout.strip()
+    root = f"file://{clone}"
+    done = run_project(["-e", "log_onnx", "-P", "model=tiny_phi3", "-v", version], tmp_path, root=root)
+    assert done.returncode == 0, done.stderr
+    mlflow.set_tracking_uri(store_uri(tmp_path))
+    runs_made = MlflowClient().search_runs(["0"])
+    assert len(runs_made) == 4
+    assert {run.data.tags["mlflow.source.git.commit"] for run in runs_made} == {version}
+    shutil.rmtree(clone)
+    mlflow.set_tracking_uri(None)
