@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,9 +37,7 @@ def row(name: str, value: float, unit: str, peer: float | None = None, at_most: 
 
 def publish(script: str, rows: list[Row]) -> None:
     """Print the table and write it; a missed goal stays in it as missed."""
-    table = Table(
-        "figure", "ours", "peer", "ratio", "goal", "holds", title=f"{script} on {platform.machine()}"
-    )
+    table = Table("figure", "ours", "peer", "ratio", "goal", "holds", title=script)
     for entry in rows:
         peer = "" if entry.peer is None else f"{entry.peer:.4g} {entry.unit}"
         ratio = "" if entry.ratio is None else f"{entry.ratio:.2f}"

@@ -35,19 +35,13 @@ def measure(arguments: list[str]) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as folder:
         store = f"sqlite:///{folder}/mlflow.db"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "run",
-            str(runs.ROOT),
-            "--env-manager",
-            "local",
-            *arguments,
-        ]
+        command = [sys.executable, "-m", "mlflow", "run", str(runs.ROOT), "--env-manager", "local"]
         started = time.time()
         subprocess.run(
-            command, cwd=folder, env={**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store}, check=True
+            [*command, *arguments],
+            cwd=folder,
+            env={**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store},
+            check=True,
         )
         total = time.time() - started
         mlflow.set_tracking_uri(store)

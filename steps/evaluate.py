@@ -13,12 +13,14 @@ the pipeline `reference/`: the log-probabilities that every other candidate is c
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
+from tqdm import tqdm
 
 from slmflow.errors import SlmflowError
 from slmflow.files import size_under, write_json
@@ -26,7 +28,7 @@ from slmflow.packaging.weights import weights_of
 from slmflow.quality import reference
 from slmflow.quality.candidates import load
 from slmflow.quality.cost import measure_speed
-from slmflow.quality.fidelity import Window, fidelity, windows_of
+from slmflow.quality.fidelity import Window, compare, windows_of
 from slmflow.sources.huggingface import huggingface_folder
 from slmflow.text import text_of
 from slmflow.workflow import runs
@@ -44,6 +46,13 @@ def work(context: Context) -> None:
     logged = runs.json_artifact(context.upstream["logged_run"], "logged.json")
     text = text_of(config.text)
     candidate = load(logged["candidate"], f"models:/{logged['model_id']}")
+    longest = max(config.window, config.prompt_tokens + config.new_tokens)
+    if longest > candidate.context_length:
+        raise SlmflowError(
+            f"evaluate.window={config.window} and prompt_tokens + new_tokens="
+            f"{config.prompt_tokens + config.new_tokens} must fit into the model's context of "
+            f"{candidate.context_length}: choose evaluate=quick, or set them"
+        )
     ids = candidate.encode(text)
     windows = windows_of(ids, config.window, config.windows)
     if not windows:
@@ -83,15 +92,15 @@ def _reference(context: Context, logged: dict[str, Any], windows: list[Window]) 
 
 
 def _fidelity(candidate: Candidate, windows: list[Window], expected: NDArray[np.float32]) -> dict[str, float]:
-    scored = [candidate.logprobs(window.ids)[window.scored] for window in windows]
-    rows, start = [], 0
-    for number, (window, logs) in enumerate(zip(windows, scored, strict=True)):
-        part = expected[start : start + len(logs)]
-        rows.append({"window": number, **fidelity(part, logs, window.targets)})
-        start += len(logs)
-    mlflow.log_table({name: [row[name] for row in rows] for name in rows[0]}, "windows.json")
+    """Compare at every scored position; leave a row a window and return the figures over all."""
+    scored = [candidate.logprobs(window.ids)[window.scored] for window in tqdm(windows, "  windows")]
     targets = np.concatenate([window.targets for window in windows])
-    return fidelity(expected, np.concatenate(scored), targets)
+    positions = compare(expected, np.concatenate(scored), targets)
+    borders = np.cumsum([0, *map(len, scored)])
+    rows = [positions[start:end].figures() for start, end in itertools.pairwise(borders)]
+    table = {"window": list(range(len(rows))), **{name: [row[name] for row in rows] for name in rows[0]}}
+    mlflow.log_table(table, "windows.json")
+    return positions.figures()
 
 
 if __name__ == "__main__":

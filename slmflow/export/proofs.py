@@ -119,7 +119,7 @@ def _right_logits(
     engine: GenerateEngine, huggingface: Path, ids: list[int], precision: Precision
 ) -> dict[str, float]:
     """Mean KL divergence to the fp32 reference on both paths: many tokens at once, and one by one."""
-    reference = log_softmax(reference_logits(huggingface, [ids])[0])
+    reference = log_softmax(next(reference_logits(huggingface, [ids])))
     paths = {
         "prefill": log_softmax(engine.logits(ids)),
         "decode": log_softmax(engine.logits(ids[:DECODE_TOKENS], chunk=1)),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class Candidate(Protocol):
     """A packaged model under measurement. One process holds one."""
 
+    context_length: int
+    """Tokens of prompt and answer together, at most."""
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text by the packaged tokenizer."""
 
@@ -34,6 +37,7 @@ class OnnxCandidate:
         import mlflow
 
         self._model = mlflow.pyfunc.load_model(uri).unwrap_python_model()
+        self.context_length: int = self._model.engine.context_length
 
     def encode(self, text: str) -> list[int]:
         """Ids by the packaged tokenizer."""
@@ -61,6 +65,7 @@ class PipelineCandidate:
 
         torch.set_num_threads(physical_cores())
         self._pipeline: Any = mlflow.transformers.load_model(uri)
+        self.context_length: int = self._pipeline.model.config.max_position_embeddings
 
     def encode(self, text: str) -> list[int]:
         """Ids by the logged tokenizer."""

@@ -44,11 +44,6 @@ def top1_agreement(reference: Logs, candidate: Logs) -> NDArray[np.bool_]:
     return np.asarray(reference.argmax(axis=-1) == candidate.argmax(axis=-1))
 
 
-def perplexity(logs: Logs, targets: NDArray[np.integer]) -> float:
-    """exp(-mean ln q(x)): not comparable across tokenizers."""
-    return float(np.exp(-token_logprobs(logs, targets).mean()))
-
-
 def token_logprobs(logs: Logs, targets: NDArray[np.integer]) -> NDArray[np.float64]:
     """Ln q(x) of each true next token."""
     return np.asarray(logs[np.arange(len(targets)), targets], dtype=np.float64)
@@ -77,25 +72,47 @@ def windows_of(ids: list[int], size: int, count: int) -> list[Window]:
     return [Window(ids[start : start + size]) for start in starts[:count]]
 
 
-def fidelity(reference: Logs, candidate: Logs, targets: NDArray[np.integer]) -> dict[str, float]:
-    """Every fidelity figure with its standard error, over all scored positions."""
-    n = len(targets)
-    kl = kl_divergence(reference, candidate)
-    same = top1_agreement(reference, candidate)
-    agreement = float(same.mean())
-    difference = token_logprobs(candidate, targets) - token_logprobs(reference, targets)
-    return {
-        "tokens": float(n),
-        "kl_mean": float(kl.mean()),
-        "kl_mean_se": float(kl.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,
-        "kl_p99": float(np.quantile(kl, 0.99)),
-        "kl_max": float(kl.max()),
-        "top1_agreement": agreement,
-        "top1_agreement_se": float(np.sqrt(agreement * (1 - agreement) / n)),
-        "perplexity": perplexity(candidate, targets),
-        "perplexity_reference": perplexity(reference, targets),
-        "perplexity_ratio": float(np.exp(-difference.mean())),
-    }
+@dataclass(frozen=True)
+class Positions:
+    """What was found at each scored position; aggregates of any part of them are cheap."""
+
+    kl: NDArray[np.float64]
+    same_top1: NDArray[np.bool_]
+    reference: NDArray[np.float64]
+    """ln p(x)"""
+    candidate: NDArray[np.float64]
+    """ln q(x)"""
+
+    def __getitem__(self, part: slice) -> Positions:
+        """A run of positions, a window's for example."""
+        return Positions(self.kl[part], self.same_top1[part], self.reference[part], self.candidate[part])
+
+    def figures(self) -> dict[str, float]:
+        """Every fidelity figure; the means with their standard errors (`_se`)."""
+        n = len(self.kl)
+        agreement = float(self.same_top1.mean())
+        return {
+            "tokens": float(n),
+            "kl_mean": float(self.kl.mean()),
+            "kl_mean_se": float(self.kl.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,
+            "kl_p99": float(np.quantile(self.kl, 0.99)),
+            "kl_max": float(self.kl.max()),
+            "top1_agreement": agreement,
+            "top1_agreement_se": float(np.sqrt(agreement * (1 - agreement) / n)),
+            "perplexity": float(np.exp(-self.candidate.mean())),
+            "perplexity_reference": float(np.exp(-self.reference.mean())),
+            "perplexity_ratio": float(np.exp((self.reference - self.candidate).mean())),
+        }
+
+
+def compare(reference: Logs, candidate: Logs, targets: NDArray[np.integer]) -> Positions:
+    """Hold two arrays of log-probabilities against each other and against the true next tokens."""
+    return Positions(
+        kl_divergence(reference, candidate),
+        top1_agreement(reference, candidate),
+        token_logprobs(reference, targets),
+        token_logprobs(candidate, targets),
+    )
 
 
 def _normalised(logs: Logs) -> NDArray[np.float64]:

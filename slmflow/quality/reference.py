@@ -8,30 +8,31 @@ import numpy as np
 
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json, write_json
+from slmflow.models.slm_runtime.cores import physical_cores
 from slmflow.quality.fidelity import Window, log_softmax
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 
-def reference_logits(huggingface: Path, batches: list[list[int]]) -> list[NDArray[np.float32]]:
-    """Logits after each token of each list of ids, one array of (len(ids), vocabulary) a list.
+def reference_logits(huggingface: Path, batches: list[list[int]]) -> Iterator[NDArray[np.float32]]:
+    """Logits after each token of each list of ids, (len(ids), vocabulary), one list at a time.
 
-    Memory: the model in fp32, and one list's logits at a time beside the results.
+    Memory: the model in fp32, and one list's logits.
     """
     import torch
     from transformers import AutoModelForCausalLM
-
-    from slmflow.models.slm_runtime.cores import physical_cores
 
     torch.set_num_threads(physical_cores())
     model = AutoModelForCausalLM.from_pretrained(
         huggingface, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     ).eval()
-    with torch.inference_mode():
-        return [model(torch.tensor([ids])).logits[0].float().numpy() for ids in batches]
+    for ids in batches:
+        with torch.inference_mode():
+            yield model(torch.tensor([ids])).logits[0].float().numpy()
 
 
 def scored_logprobs(huggingface: Path, windows: list[Window]) -> NDArray[np.float32]:

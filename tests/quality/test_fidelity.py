@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from slmflow.errors import SlmflowError
 from slmflow.quality import reference
 from slmflow.quality.fidelity import (
-    fidelity,
+    compare,
     kl_divergence,
     log_softmax,
-    perplexity,
     top1_agreement,
     windows_of,
 )
@@ -48,6 +47,13 @@ def test_kl_divergence_is_zero_for_equal_distributions_and_never_negative(seed, 
     assert kl_divergence(log_softmax(p), log_softmax(logits(seed + 1))).min() >= 0
 
 
+def test_figures_of_parts_are_those_of_their_positions():
+    p, q, targets = log_softmax(logits(1, 20)), log_softmax(logits(2, 20)), np.arange(20) % 17
+    whole, part = compare(p, q, targets), compare(p[5:9], q[5:9], targets[5:9])
+    assert whole[5:9].figures() == part.figures()
+    assert whole.figures()["kl_mean"] == pytest.approx(np.mean(slow_kl(p, q)), rel=1e-5)
+
+
 def test_blocks_do_not_change_the_result():
     p, q = log_softmax(logits(1, positions=200)), log_softmax(logits(2, positions=200))
     np.testing.assert_array_equal(kl_divergence(p, q)[130:], kl_divergence(p[130:], q[130:]))
@@ -60,7 +66,7 @@ def test_log_softmax_sums_to_one_however_large_the_logits(seed, shift):
 
 def test_perplexity_of_a_uniform_model_is_its_vocabulary():
     uniform = log_softmax(np.zeros((9, 50), dtype=np.float32))
-    assert perplexity(uniform, np.arange(9)) == pytest.approx(50)
+    assert compare(uniform, uniform, np.arange(9)).figures()["perplexity"] == pytest.approx(50)
 
 
 def test_top1_agreement_counts_equal_first_choices():
@@ -71,7 +77,7 @@ def test_top1_agreement_counts_equal_first_choices():
 
 def test_a_candidate_that_is_the_reference_loses_nothing():
     p = log_softmax(logits(3))
-    figures = fidelity(p, p, np.arange(5))
+    figures = compare(p, p, np.arange(5)).figures()
     assert figures["kl_mean"] == 0
     assert figures["top1_agreement"] == 1
     assert figures["perplexity_ratio"] == 1
@@ -82,7 +88,7 @@ def test_perplexity_can_hide_a_ruined_model_that_kl_and_top1_show():
     p = log_softmax(logits(4, positions=400))
     targets = np.random.default_rng(0).integers(0, 17, 400)
     ruined = log_softmax(np.roll(p, 3, axis=1))
-    ratio = fidelity(p, ruined, targets)
+    ratio = compare(p, ruined, targets).figures()
     assert ratio["kl_mean"] > 1
     assert ratio["top1_agreement"] < 0.2
 

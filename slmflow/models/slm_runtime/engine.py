@@ -72,7 +72,7 @@ class GenerateEngine:
 
         A chunk of 1 takes the path of decoding, whose quantised kernels differ from those of prefill.
         """
-        length = self._length(ids, 1)
+        length = self._length(ids, 0)
         chunks = []
         with self._lock:
             generator = self._generator(length, Sampling())
