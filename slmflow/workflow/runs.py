@@ -25,6 +25,8 @@ STEP_TAG = "slmflow.step"
 """The entry point whose work the run did."""
 ERROR_TAG = "slmflow.error"
 """The one line that says why the run failed."""
+WORD_TAGS = {"model": "slmflow.model", "export": "slmflow.export", "overrides": "slmflow.overrides"}
+"""What the configuration was composed from, so that a later step can compose the same."""
 PARENT_TAG = "mlflow.parentRunId"
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -93,6 +95,11 @@ def upstream_of(run: Run, parameter: str) -> Run:
     if not run_id:
         raise SlmflowError(f"run {run.info.run_id} does not say which {parameter} it took")
     return upstream(parameter, run_id)
+
+
+def words_of(run: Run) -> dict[str, str]:
+    """The words that a run's configuration was composed from."""
+    return {word: run.data.tags.get(tag, "") for word, tag in WORD_TAGS.items()}
 
 
 def upstream_ids(step: str, arguments: dict[str, str]) -> dict[str, str]:

@@ -105,15 +105,18 @@ def _run(
         missing = [n for n in STEP_INPUTS[step] if n not in ids and n not in OPTIONAL_INPUTS]
         if missing:
             raise SlmflowError(f"{', '.join(ids)} is given, but {missing[0]} is not: give both, or neither")
+    upstream = {name: runs.upstream(name, run_id) for name, run_id in ids.items()}
+    composition = _agree(composition, upstream, arguments)
     with _active_run(step) as run:
         mlflow.set_tags({runs.KIND_TAG: "step" if is_step else "driver", runs.STEP_TAG: step})
+        words = {**composition.choices, "overrides": composition.overrides}
+        mlflow.set_tags({tag: words[word] for word, tag in runs.WORD_TAGS.items()})
         if (dirty := runs.tree_is_dirty()) is not None:
             mlflow.set_tag("slmflow.git.dirty", str(dirty).lower())
         mlflow.log_text(composition.yaml, "config.yaml")
         try:
             if is_step:
                 runs.record_upstream(ids)
-                upstream = {name: runs.upstream(name, run_id) for name, run_id in ids.items()}
                 _step(work, composition, upstream)
             else:
                 from slmflow.workflow.driver import drive
@@ -124,6 +127,30 @@ def _run(
             if not isinstance(error, SlmflowError):
                 mlflow.log_text(traceback.format_exc(), "traceback.txt")
             raise
+
+
+def _agree(composition: Composition, upstream: dict[str, Run], arguments: dict[str, str]) -> Composition:
+    """The configuration of a step that is run by upstream ids.
+
+    Without `model` it is the upstream's own, with the user's overrides on top. Raises SlmflowError when
+    the model that is named is not the upstream's: the result would carry the wrong name.
+    """
+    from slmflow.workflow.runs import words_of
+
+    if not upstream:
+        return composition
+    words = {name: words_of(run) for name, run in upstream.items()}
+    name, first = next(iter(words.items()))
+    if not arguments.get("model"):
+        overrides = f"{first['overrides']} {arguments.get('overrides', '')}"
+        composition = compose(first["model"], arguments.get("export") or first["export"], overrides)
+    for name, theirs in words.items():
+        if theirs["model"] != composition.choices["model"]:
+            raise SlmflowError(
+                f"{name}={arguments[name]} is a run of model={theirs['model']}, "
+                f"not of model={composition.choices['model']}"
+            )
+    return composition
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def test_one_step_runs_alone_by_its_upstreams_id_and_repeats_its_content(workflo
     (parent, *_) = drivers(client)
     by_name = {child.info.run_name: child for child in runs.children(parent)}
     fetch = by_name["fetch"].info.run_id
-    done = run_project(["-e", "export_onnx", "-P", "model=tiny_phi3", "-P", f"fetch_run={fetch}"], store)
+    done = run_project(["-e", "export_onnx", "-P", f"fetch_run={fetch}"], store)
     assert done.returncode == 0, done.stderr
     (alone,) = client.search_runs(["0"], "tags.slmflow.step = 'export_onnx'", max_results=1)
     assert runs.json_artifact(alone, "export.json") == runs.json_artifact(

@@ -134,6 +134,32 @@ def test_arguments_may_hold_anything_after_the_first_equals_sign():
     assert parse_arguments("fetch", ["--model=x"]) == {"model": "x"}
 
 
+def test_a_step_by_id_takes_its_upstreams_configuration(store):
+    words = {
+        "slmflow.model": "tiny_phi3",
+        "slmflow.export": "int8_cpu",
+        "slmflow.overrides": "model.source.seed=5",
+    }
+    fetch = step_run("fetch", **words)
+    seen = []
+    argv = [f"fetch_run={fetch}", "overrides=package.max_tokens=7"]
+    assert main("export_onnx", lambda context: seen.append(context.composition), argv) == 0
+    (composition,) = seen
+    assert composition.choices["model"] == "tiny_phi3"
+    assert composition.choices["export"] == "int8_cpu"
+    assert composition.config.model.source.seed == 5
+    assert composition.config.package.max_tokens == 7
+    argv = [f"fetch_run={fetch}", "export=int4_cpu"]
+    assert main("export_onnx", lambda context: seen.append(context.composition), argv) == 0
+    assert seen[1].choices["export"] == "int4_cpu"
+
+
+def test_a_step_by_id_is_refused_for_another_model_than_its_upstreams(store, capsys):
+    fetch = step_run("fetch", **{"slmflow.model": "tiny_phi3", "slmflow.export": "fp32_cpu"})
+    assert main("export_onnx", never, ["model=smollm2_135m", f"fetch_run={fetch}"]) == 1
+    assert "is a run of model=tiny_phi3, not of model=smollm2_135m" in capsys.readouterr().err
+
+
 def test_errors_are_cut_to_one_line():
     assert one_line(ValueError("\n\n  a\nb")) == "ValueError: a"
     assert len(one_line(SlmflowError("x" * 900))) == 500
