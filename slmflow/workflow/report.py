@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import mlflow
@@ -87,19 +88,24 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:
-    """The exact commands that open the UI, load the model, and chat with it."""
+    """The exact commands that open the UI, load the model, chat with it and serve it."""
     version = registered.get("onnx") or next(iter(registered.values()))
     model = f"models:/{version['name']}"
     model += f"@{version['alias']}" if version["alias"] else f"/{version['version']}"
     store = runs.store_name()
+    load = f'import mlflow; model = mlflow.pyfunc.load_model("{model}")'
     chat = '{"messages": [{"role": "user", "content": "Hello! Who are you?"}], "max_tokens": 64}'
-    setup = [] if store.startswith("databricks") else [f"  export MLFLOW_TRACKING_URI={store}"]
-    return [
-        "Next:",
+    ui = f"mlflow ui --port 5000 --backend-store-uri {store}   # then http://127.0.0.1:5000"
+    if "://" in store and store.startswith(("http", "databricks")):
+        ui = f"# the runs are at {store}"
+    setup = [f"export MLFLOW_TRACKING_URI={store}"]
+    if sys.prefix != sys.base_prefix:
+        setup.insert(0, f". {sys.prefix}/bin/activate")
+    commands = [
         *setup,
-        "  mlflow ui --port 5000                      # compare the runs at http://127.0.0.1:5000",
-        f'  python -c \'import mlflow; m = mlflow.pyfunc.load_model("{model}"); '
-        'print(m.predict({"prompt": "Once upon a time"})[0])\'',
-        f"  mlflow models serve -m {model} -p 5001 --env-manager local   # then, beside it:",
-        f"  curl -s http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d '{chat}'",
+        ui,
+        f'python -c \'{load}; print(model.predict({{"prompt": "Once upon a time"}})[0])\'',
+        f'python -c \'{load}; print(model.predict({chat})[0]["choices"][0]["message"]["content"])\'',
+        f"mlflow models serve -m {model} --env-manager local -p 5001   # then POST to /invocations",
     ]
+    return ["Next:", *(f"  {command}" for command in commands)]

@@ -50,6 +50,23 @@ def test_it_succeeds_and_ends_with_the_table_and_the_next_commands(workflow):
     assert "models:/tiny-phi3-onnx@champion" in done.stdout
 
 
+def test_the_next_commands_do_what_they_say(workflow):
+    """As pasted into a new shell."""
+    _, done = workflow
+    lines = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    setup = [line for line in lines if line.startswith((". ", "export "))]
+    commands = [line for line in lines if line.startswith("python -c")]
+    assert len(setup) == 2
+    assert len(commands) == 2
+    for command in commands:
+        script = "\n".join(["set -e", *setup, command])
+        told = subprocess.run(
+            ["bash", "-c", script], cwd="/", env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+        )
+        assert told.returncode == 0, told.stderr
+        assert told.stdout.strip()
+
+
 def test_every_step_is_a_finished_nested_named_child(workflow, client):
     (parent,) = drivers(client)
     children = runs.children(parent)
