@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import platform
+import re
 import resource
 import shutil
 import socket
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 CHOICES = ("model", "export", "overrides")
 """Parameters that every entry point declares beside its upstream ids."""
+MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+"""Names that MLflow gives to runs that nobody named, e.g. angry-wolf-518."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,9 @@ def _run(
         mlflow.set_tags({runs.KIND_TAG: "step" if is_step else "driver", runs.STEP_TAG: step})
         words = {**composition.choices, "overrides": composition.overrides}
         mlflow.set_tags({tag: words[word] for word, tag in runs.WORD_TAGS.items()})
+        if MADE_UP_NAME.fullmatch(run.info.run_name or ""):
+            name = f"{step} {composition.config.model.name} {composition.choices['export']}"
+            mlflow.set_tag("mlflow.runName", name)
         if (dirty := runs.tree_is_dirty()) is not None:
             mlflow.set_tag("slmflow.git.dirty", str(dirty).lower())
         mlflow.log_text(composition.yaml, "config.yaml")

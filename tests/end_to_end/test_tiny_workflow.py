@@ -80,6 +80,7 @@ def test_every_step_is_a_finished_nested_named_child(workflow, client):
         "register",
     ]
     assert {child.info.status for child in children} == {"FINISHED"}
+    assert parent.info.run_name == "register tiny-phi3 fp32_cpu"
     assert parent.info.status == "FINISHED"
 
 
