@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 
 
 def local_path(uri: str) -> Path:
@@ -33,4 +33,4 @@ def local_path(uri: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
     except (MlflowException, OSError) as error:
-        raise SlmflowError(f"{uri}: {str(error).splitlines()[0]}") from None
+        raise SlmflowError(f"{uri}: {first_line(error)}") from None

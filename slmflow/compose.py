@@ -21,8 +21,8 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slmflow.config import Config, ModelConfig, register_schemas
-from slmflow.errors import SlmflowError
+from slmflow.config import Config, GateMode, ModelConfig, register_schemas
+from slmflow.errors import SlmflowError, first_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUP_PARAMETERS = ("model", "export")
@@ -69,6 +69,15 @@ def key_of(override: str) -> str:
 def compose(model: str = "", export: str = "", overrides: str = "") -> Composition:
     """Compose, check types and ranges, and resolve. Raises SlmflowError with one line."""
     tokens = split_overrides(overrides)
+    for token in tokens:
+        if token.startswith("~"):
+            raise SlmflowError(f"overrides: {token}: a part of the configuration cannot be taken away")
+        key, _, value = token.partition("=")
+        if value in ("", "null") and (CONF / key).is_dir():
+            names = sorted(path.stem for path in (CONF / key).glob("*.yaml"))
+            raise SlmflowError(f"{key}={value}: choose one of {', '.join(names)}")
+        if "oc.env" in token:
+            raise SlmflowError(f"overrides: {token}: a value from the environment would be recorded")
     given = {"model": model, "export": export}
     for name, value in given.items():
         if value and any(key_of(token) == name for token in tokens):
@@ -79,6 +88,7 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     OmegaConf.set_struct(container, False)
     del container["hydra"]
     config = _objects(container, chosen + tokens)
+    _consistent(config)
     rest = [token for token in tokens if key_of(token) not in GROUP_PARAMETERS]
     yaml = OmegaConf.to_yaml(container, resolve=True)
     return Composition(config, choices, shlex.join(rest), yaml, _base(config.model))
@@ -107,8 +117,8 @@ def _hydra(overrides: list[str]) -> DictConfig:
     except MissingConfigException as error:
         raise SlmflowError(_unknown_choice(error)) from None
     except OverrideParseException as error:
-        raise SlmflowError(f"overrides: cannot read {error.override!r}: {_first_line(error)}") from None
-    except (ConfigCompositionException, HydraException) as error:
+        raise SlmflowError(f"overrides: cannot read {error.override!r}: {first_line(error)}") from None
+    except (ConfigCompositionException, HydraException, ValueError) as error:
         if not overrides:
             raise  # conf/ itself is broken: a defect of ours
         raise SlmflowError(_bad_override(error, overrides)) from None
@@ -124,7 +134,7 @@ def _objects(container: DictConfig, overrides: list[str]) -> Config:
         # A name that is made from a missing path fails before the path itself is looked at.
         match = re.search(r"Missing mandatory value: (\S+)", str(error))
         if not match:
-            raise SlmflowError(f"{error.full_key}: {_first_line(error)}") from None
+            raise SlmflowError(f"{error.full_key}: {first_line(error)}") from None
         missing = [match[1]]
     except ValueError as error:  # a range check of the schema
         raise SlmflowError(str(error)) from None
@@ -146,15 +156,28 @@ def _refuse_unknown(node: DictConfig, prefix: str, overrides: list[str]) -> None
             _refuse_unknown(child, f"{key}.", overrides)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
+def _consistent(config: Config) -> None:
+    """Refuse parts that do not belong together."""
+    for key, node, field in (
+        ("model.source.kind", config.model.source, "kind"),
+        ("export.exporter", config.export, "exporter"),
+    ):
+        made_for = getattr(type(node), field)
+        if getattr(node, field) != made_for:
+            group = key.split(".")[0]
+            kind = getattr(node, field)
+            raise SlmflowError(f"{key}={kind}: this {group} is of kind {made_for}; choose another {group}=")
+    if not config.gate.thresholds and config.gate.mode is not GateMode.off:
+        raise SlmflowError("gate.thresholds=[] judges nothing: give a row, or gate.mode=off")
+    if config.model.base is not None and config.export.exporter != "prebuilt":
+        raise SlmflowError(f"model.base={config.model.base} needs export=prebuilt; else give model.base=null")
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
     missing = error.missing_cfg_file or ""
     group, _, name = str(missing).rpartition("/")
     if not group:
-        return _first_line(error)
+        return first_line(error)
     return f"{group}={name} is unknown: allowed are {', '.join(sorted(error.options or []))}"
 
 
@@ -173,7 +196,7 @@ def _bad_override(error: BaseException, overrides: list[str]) -> str:
     key, _, value = override.lstrip("+~").partition("=")
     if "Could not override" in text or "not in struct" in text or "No match in the defaults list" in text:
         return f"{key}={value}: there is no such key; {_near(key, overrides)}"
-    reason = _first_line(cause) if cause is not None else text
+    reason = first_line(cause) if cause is not None else text
     reason = re.sub(r"^(Error merging override \S+: |Value '.*?' of type '.*?' )", "", reason)
     reason = re.sub(r"could not be converted to (\w+)", lambda m: f"must be of type {m[1].lower()}", reason)
     return f"{override}: {reason}"

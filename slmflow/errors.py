@@ -7,3 +7,8 @@ class SlmflowError(Exception):
     Step shells print it without a traceback and exit with status 1. Any other exception is a defect of
     ours and keeps its traceback.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message that says something, else its type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -57,12 +57,13 @@ def work(context: Context) -> None:
     windows = windows_of(ids, config.window, config.windows)
     if not windows:
         raise SlmflowError(f"evaluate.window={config.window}: the text has only {len(ids)} tokens")
-    expected = _reference(context, logged, windows)
-    faithful = None if expected is None else _fidelity(candidate, windows, expected)
     cost = measure_speed(candidate, ids[: config.prompt_tokens], config.new_tokens, config.repeats)
+    # Taken before the reference is loaded into this process: the figure is the candidate's own.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     folder = weights_of(logged["model_id"])
     cost |= {"size_bytes": float(size_under(folder)), "peak_resident_bytes": float(peak)}
+    expected = _reference(context, logged, windows)
+    faithful = None if expected is None else _fidelity(candidate, windows, expected)
     names = ("candidate", "model_id", "precision", "parameters", "source_digest", "fingerprint")
     evaluation = {**{name: logged[name] for name in names}, "fidelity": faithful, "cost": cost}
     mlflow.log_artifact(str(write_json(context.scratch / "evaluation.json", evaluation)))
@@ -83,12 +84,15 @@ def _reference(context: Context, logged: dict[str, Any], windows: list[Window]) 
         source = runs.artifact(fetch, "base" if context.composition.base else "source")
         huggingface = huggingface_folder(source, context.scratch)
         logs = reference.scored_logprobs(huggingface, windows)
-        folder = reference.save(context.scratch / "reference", logs, windows, logged["source_digest"])
+        folder = reference.save(context.scratch / "reference", logs, windows, logged["reference_digest"])
         mlflow.log_artifacts(str(folder), "reference")
         return logs
     if "reference_run" not in context.upstream:
-        return None
-    return reference.read(runs.artifact(context.upstream["reference_run"], "reference"), windows)
+        if context.config.export.exporter == "prebuilt" and context.composition.base is None:
+            return None
+        raise SlmflowError("reference_run is missing: give the id of the run that evaluated the pipeline")
+    folder = runs.artifact(context.upstream["reference_run"], "reference")
+    return reference.read(folder, windows, logged["reference_digest"])
 
 
 def _fidelity(candidate: Candidate, windows: list[Window], expected: NDArray[np.float32]) -> dict[str, float]:

@@ -44,9 +44,15 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
     size = sum(entry["size"] for entry in manifest["files"].values())
     files, digest = len(manifest["files"]), manifest["digest"]
     print(f"  {taken.origin}: {files} files, {size / 1e6:.0f} MB, digest {digest[:12]}")
-    pins = taken.pins if model.source.digest else [*taken.pins, f"model.source.digest={digest}"]
-    if taken.pins:  # what is pinned already needs no second pin
-        print(f"  to pin this content, add to overrides or to conf/model:\n    {' '.join(pins)}")
+    pins = list(taken.pins)
+    if model.source.kind == "hub" and not model.source.digest:
+        pins.append(f"model.source.digest={digest}")
+    if pins:
+        place = (
+            "overrides" if model is context.config.model else f"conf/model/{context.config.model.base}.yaml"
+        )
+        print(f"  to pin this content, put into {place}:")
+        print("\n".join(f"    {pin}" for pin in pins))
     mlflow.set_tags(
         {f"slmflow.{folder}.digest": manifest["digest"], f"slmflow.{folder}.commit": str(taken.commit)}
     )

@@ -11,6 +11,7 @@ Leaves the LoggedModel `onnx`, `logged.json`, and the two example requests.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict
 
@@ -18,7 +19,7 @@ import mlflow
 
 from slmflow.files import canonical_digest, digests_under
 from slmflow.packaging import pinned
-from slmflow.packaging.onnx_model import EXAMPLES, MODELS, REQUIREMENTS, log_onnx_model
+from slmflow.packaging.onnx_model import EXAMPLES, MODELS, REQUIREMENTS, SHIPPED, log_onnx_model, signature
 from slmflow.packaging.record import log_record, metadata_of
 from slmflow.workflow import runs
 from slmflow.workflow.shell import Context, main
@@ -28,21 +29,26 @@ def work(context: Context) -> None:
     """Log by path: nothing is loaded."""
     export_run = context.upstream["export_run"]
     export = runs.json_artifact(export_run, "export.json")
-    manifest = runs.json_artifact(runs.upstream_of(export_run, "fetch_run"), "manifest.json")
+    fetch = runs.upstream_of(export_run, "fetch_run")
+    manifest = runs.json_artifact(fetch, "manifest.json")
+    reference = "base_manifest.json" if context.composition.base else "manifest.json"
     model, package = context.config.model, context.config.package
-    code = {name: sha for name, sha in digests_under(MODELS).items() if name.endswith(".py")}
+    code = {name: sha for name, sha in digests_under(MODELS).items() if re.match(SHIPPED, name)}
     fingerprint = canonical_digest(
         {
             "files": export["files"],
             "code": code,
             "requirements": pinned(*REQUIREMENTS),
+            "signature": signature().to_dict(),
             "package": asdict(package),
             "model": model.name,
         }
     )
     metadata = metadata_of(manifest, fingerprint, precision=export["precision"])
+    metadata["reference_digest"] = runs.json_artifact(fetch, reference)["digest"]
     metadata |= {"task": "llm/v1/chat", "exporter": export["exporter"], "export_options": export["options"]}
-    model_id = log_onnx_model(runs.artifact(export_run, "onnx"), model.name, package, metadata)
+    folder = runs.artifact(export_run, "onnx")
+    model_id = log_onnx_model(folder, model.name, package, context.scratch, metadata)
     for name, example in EXAMPLES.items():
         mlflow.log_dict(example, f"examples/{name}.json")
     log_record("onnx", model_id, metadata)

@@ -33,6 +33,7 @@ def work(context: Context) -> None:
         {"files": digests_under(huggingface), "requirements": pinned(*REQUIREMENTS), "dtype": dtype}
     )
     metadata = metadata_of(manifest, fingerprint, precision=dtype)
+    metadata["reference_digest"] = manifest["digest"]
     model_id = log_pipeline_model(huggingface, context.config.model.name, context.scratch, metadata)
     log_record("pipeline", model_id, metadata)
 

@@ -89,12 +89,15 @@ def hub(**repos: Repo):
                 return self.fail(404, "RepoNotFound", "Repository not found")
             repo.requests.append((self.command, url.path, self.headers.get("Range")))
             repo.tokens.add(self.headers.get("Authorization"))
-            if repo.gated and not self.headers.get("Authorization"):
+            is_signed = parts[2:3] == ["storage"]  # the address itself is the permission there
+            if repo.gated and not is_signed and not self.headers.get("Authorization"):
                 return self.fail(401, "GatedRepo", f"Access to model {name} is restricted")
             if is_api:
                 return self.info(repo, name, parts[5] if len(parts) > 5 else "main", parse_qs(url.query))
             if parts[2] == "resolve":
-                return self.file(repo, parts[3], "/".join(parts[4:]))
+                return self.file(repo, name, parts[3], "/".join(parts[4:]))
+            if parts[2] == "storage":  # where a hub sends the client for large files
+                return self.content(repo, "/".join(parts[3:]), {})
             return self.fail(404, "EntryNotFound", "Entry not found")
 
         def info(self, repo, name, revision, query):
@@ -105,15 +108,21 @@ def hub(**repos: Repo):
             body = {"id": name, "modelId": name, "sha": COMMIT, "private": False, "siblings": siblings}
             return self.answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
-        def file(self, repo, revision, file):
+        def file(self, repo, name, revision, file):
             if revision not in repo.revisions or file not in repo.files:
                 return self.fail(404, "EntryNotFound", "Entry not found")
+            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{repo.etag(file)}"', "Accept-Ranges": "bytes"}
+            if not file.endswith(LFS):
+                return self.content(repo, file, headers)
+            size = str(len(repo.files[file]))
+            location = f"http://localhost:{self.server.server_address[1]}/{name}/storage/{file}"
+            linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": size, "Location": location}
+            return self.answer(302, {**headers, **linked})
+
+        def content(self, repo, file, headers):
             content = repo.files[file]
             if file in repo.damaged:
                 content = content[:-1] + bytes([content[-1] ^ 1])
-            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{repo.etag(file)}"', "Accept-Ranges": "bytes"}
-            if file.endswith(LFS):
-                headers |= {"X-Linked-Etag": f'"{repo.etag(file)}"', "X-Linked-Size": str(len(content))}
             status, wanted = 200, self.headers.get("Range")
             if wanted and self.command == "GET":
                 start = int(wanted.removeprefix("bytes=").split("-")[0])

@@ -22,6 +22,10 @@ def choices(group):
 @pytest.mark.parametrize("model", choices("model"))
 @pytest.mark.parametrize("export", choices("export"))
 def test_every_model_composes_with_every_export(model, export):
+    if compose(model=model, overrides=REQUIRED.get(model, "")).base and export != "prebuilt":
+        with pytest.raises(SlmflowError, match=r"model\.base=phi3_mini_4k needs export=prebuilt"):
+            compose(model=model, export=export)
+        return
     composition = compose(model=model, export=export, overrides=REQUIRED.get(model, ""))
     assert composition.choices["model"] == model
     assert composition.choices["export"] == export
@@ -52,7 +56,7 @@ def test_a_prebuilt_model_brings_its_base():
 
 
 def test_the_overrides_of_a_child_leave_out_what_is_a_parameter_and_compose_the_same():
-    words = "model=tiny_phi3 export=int4_cpu gate.mode=warn 'model.name=a b'"
+    words = "model=tiny_phi3 export=int4_cpu gate.mode=warn 'model.licence=a b'"
     first = compose(overrides=words)
     again = compose(**{name: first.choices[name] for name in ("model", "export")}, overrides=first.overrides)
     assert "export" not in first.overrides
@@ -61,9 +65,9 @@ def test_the_overrides_of_a_child_leave_out_what_is_a_parameter_and_compose_the_
 
 
 def test_quoted_values_lists_and_dicts_survive():
-    words = '\'model.name="it is [one], name"\' "gate.thresholds=[{max_kl: 1, min_top1: 0.5}]"'
+    words = '\'model.licence="it is [one], name"\' "gate.thresholds=[{max_kl: 1, min_top1: 0.5}]"'
     config = compose(overrides=words).config
-    assert config.model.name == "it is [one], name"
+    assert config.model.licence == "it is [one], name"
     assert config.gate.thresholds[0].max_kl == 1.0
 
 
@@ -97,11 +101,23 @@ def test_types_are_those_of_the_schema():
         ({"model": "local"}, r"model\.source\.path is not set: give overrides=\"model\.source\.path=…\""),
         ({"model": "tiny_phi3", "overrides": "model=local"}, r"as a parameter and in overrides"),
         ({"model": "phi4_mini", "overrides": "model.source.rep=x"}, r"did you mean model\.source\.repo\?"),
-        ({"overrides": "model.base=phi9"}, r"model\.base=phi9: model=phi9 is unknown"),
-        ({"overrides": "model.base=phi3_mini_4k_onnx"}, r"has a base itself"),
+        ({"overrides": "export=prebuilt model.base=phi9"}, r"model\.base=phi9: model=phi9 is unknown"),
+        ({"overrides": "export=prebuilt model.base=phi3_mini_4k_onnx"}, r"has a base itself"),
+        ({"overrides": "model.base=tiny_phi3"}, r"needs export=prebuilt"),
+        ({"overrides": "model.name=a/b"}, r"model\.name='a/b': allowed are letters"),
+        ({"overrides": "model.name="}, r"model\.name='': allowed are letters"),
+        ({"overrides": "model.source.kind=hub"}, r"model\.source\.kind=hub: this model is of kind wheel"),
+        ({"overrides": "export.exporter=optimum"}, r"export\.exporter=optimum: this export is of kind genai"),
+        ({"overrides": "export.precision=source"}, r"makes fp32, int8 or int4"),
+        ({"overrides": "gate.thresholds=[]"}, r"gate\.thresholds=\[\] judges nothing"),
+        ({"overrides": "'model.licence=${oc.env:HOME}'"}, r"a value from the environment would be recorded"),
+        ({"model": "local", "overrides": "model.source.path=here"}, r"must be an absolute path"),
+        ({"overrides": "evaluate.text=here.txt"}, r"evaluate\.text=here\.txt: must be an absolute path"),
+        ({"overrides": "evaluate=null"}, r"evaluate=null: choose one of default, quick"),
+        ({"overrides": "model="}, r"model=: choose one of .*tiny_phi3"),
         ({"model": "tiny_phi3", "overrides": "model.source.heads=3"}, r"model\.source\.heads=3 must divide"),
         ({"export": "optimum_fp32", "overrides": "export.precision=int4"}, r"optimum makes fp32 only"),
-        ({"overrides": "~model"}, r"is not set"),
+        ({"overrides": "~model"}, r"~model: a part of the configuration cannot be taken away"),
     ],
 )
 def test_what_is_wrong_is_refused_in_one_line_that_names_key_value_and_what_is_allowed(arguments, said):

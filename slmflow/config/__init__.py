@@ -6,6 +6,7 @@ Hydra checks names and types against these classes while it composes; `__post_in
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +69,10 @@ class ModelConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     base: str | None = None
     """For a prebuilt ONNX folder: the model configuration of the weights that it was made from."""
+
+    def __post_init__(self) -> None:
+        if self.name != MISSING and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"model.name={self.name!r}: allowed are letters, digits, '.', '_' and '-'")
 
 
 @dataclass

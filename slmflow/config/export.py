@@ -51,6 +51,8 @@ class GenaiExport(ExportConfig):
     """Quantise MatMul nodes only and leave the embedding's Gather in fp32."""
 
     def __post_init__(self) -> None:
+        if self.precision is Precision.source:
+            raise ValueError("export.precision='source': the model builder makes fp32, int8 or int4")
         if self.block_size not in (16, 32, 64, 128, 256):
             raise ValueError(f"export.block_size={self.block_size!r}: allowed are 16, 32, 64, 128, 256")
         in_range("export.accuracy_level", self.accuracy_level, 0, 4)
@@ -78,7 +80,7 @@ class PrebuiltExport(ExportConfig):
 
 @dataclass
 class PackageConfig:
-    """Defaults that are packaged with the ONNX model; each call may override the last three."""
+    """Defaults that are packaged with the ONNX model; a call may override all but the threads."""
 
     threads: int = 0
     """Threads of the runtime; 0 is the physical cores of the machine that serves."""

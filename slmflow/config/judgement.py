@@ -8,7 +8,7 @@ from enum import Enum
 from omegaconf import MISSING
 
 from slmflow.config.export import Precision
-from slmflow.config.ranges import in_range
+from slmflow.config.ranges import absolute, in_range
 
 
 class GateMode(Enum):
@@ -38,6 +38,8 @@ class EvaluateConfig:
     """Measured generations, after one that warms up."""
 
     def __post_init__(self) -> None:
+        if self.text != "shipped":
+            absolute("evaluate.text", self.text)
         in_range("evaluate.window", self.window, 8)
         for key in ("windows", "prompt_tokens", "repeats"):
             in_range(f"evaluate.{key}", getattr(self, key), 1)

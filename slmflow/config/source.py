@@ -7,7 +7,7 @@ from enum import Enum
 
 from omegaconf import MISSING
 
-from slmflow.config.ranges import in_range
+from slmflow.config.ranges import absolute, in_range
 
 
 class Architecture(Enum):
@@ -37,6 +37,8 @@ class HubSource(SourceConfig):
     """A branch, tag or commit. A branch or tag is resolved to its commit, which `fetch` prints."""
     subfolder: str = ""
     """Take this folder of the repository only, without its prefix."""
+    file: str = ""
+    """Take this one file only: for a repository of several GGUF files."""
 
 
 @dataclass
@@ -59,6 +61,10 @@ class LocalSource(SourceConfig):
 
     kind: str = "local"
     path: str = MISSING
+    """Absolute: steps run in the project's folder, which for a git URI is a temporary clone."""
+
+    def __post_init__(self) -> None:
+        absolute("model.source.path", self.path)
 
 
 @dataclass

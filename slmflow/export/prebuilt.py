@@ -19,6 +19,9 @@ def export(config: PrebuiltExport, source: Path, folder: Path, scratch: Path) ->
         raise SlmflowError(
             "the source is no finished genai folder (no genai_config.json): choose another export="
         )
+    # The runtime would load, and so run, whatever library the configuration names.
+    if "custom_ops_library" in (source / "genai_config.json").read_text(encoding="utf-8"):
+        raise SlmflowError("genai_config.json names a custom_ops_library: a model's own code is never run")
     for path in files_under(source):
         link_or_copy(path, folder / path.relative_to(source))
     return {}

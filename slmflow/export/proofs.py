@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from slmflow.config import Precision
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 from slmflow.models.slm_runtime.engine import GenerateEngine, Sampling
 from slmflow.models.slm_runtime.tokenizer import TextTokenizer
 from slmflow.quality.fidelity import kl_divergence, log_softmax
@@ -57,12 +57,10 @@ def prove(folder: Path, huggingface: Path | None, precision: Precision) -> dict[
     try:
         engine = GenerateEngine(folder)
         tokenizer = TextTokenizer(folder)
-        prompt = tokenizer.encode(shipped_text())[:PREFILL_TOKENS]
+        prompt = tokenizer.encode(shipped_text())[: min(PREFILL_TOKENS, engine.context_length)]
         tokens = list(engine.generate(prompt[:16], Sampling(max_tokens=8)))
     except Exception as error:  # the runtime raises bare exceptions of its own
-        raise SlmflowError(
-            f"the exported folder does not load or generate: {str(error).splitlines()[0]}"
-        ) from error
+        raise SlmflowError(f"the exported folder does not load or generate: {first_line(error)}") from error
     if any(not 0 <= token < engine.vocabulary for token in tokens):
         raise SlmflowError(f"the exported model generates ids outside its vocabulary: {tokens}")
     proofs: dict[str, Any] = {

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from numpy.typing import NDArray
-from slm_runtime.chat import answer, parse
+from slm_runtime.chat import answer, read
 from slm_runtime.engine import GenerateEngine, Sampling
 from slm_runtime.tokenizer import TextTokenizer
 
@@ -45,10 +45,16 @@ class ChatModel(PythonModel):
     ) -> list[str | dict[str, Any]]:
         """One answer a row: text where the row has `prompt`, an OpenAI object where it has `messages`.
 
-        Raises ValueError naming the field of the first row that cannot be answered, before any is.
+        Raises ValueError naming the row and the field that cannot be answered, before any row is.
         """
-        rows = [{str(name): value for name, value in row.items()} for row in model_input.to_dict("records")]
-        requests = [parse({**row, **(params or {})}, self.defaults) for row in rows]
+        if not len(model_input.columns):
+            raise ValueError("the input has neither `prompt` nor `messages`")
+        requests = []
+        for number, row in enumerate(rows_of(model_input)):
+            try:
+                requests.append(read(row, self.defaults, self.engine, self.tokenizer))
+            except ValueError as error:
+                raise ValueError(f"row {number}: {error}") from None
         return [answer(request, self.engine, self.tokenizer, self.name) for request in requests]
 
     def logprobs(self, ids: list[int]) -> NDArray[np.float32]:
@@ -61,6 +67,18 @@ class ChatModel(PythonModel):
     def generate_exactly(self, ids: list[int], new_tokens: int) -> Iterator[int]:
         """A greedy answer of exactly `new_tokens`, token by token: for speed measurements."""
         return self.engine.generate(ids, Sampling(max_tokens=new_tokens, ignore_eos=True))
+
+
+def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts. MLflow hands `{"prompt": ["a", "b"]}` over as one row that holds the list."""
+    rows = []
+    for row in table.to_dict("records"):
+        prompts = row.get("prompt")
+        several = prompts if isinstance(prompts, (list, np.ndarray)) else [prompts]
+        rows += [
+            {**{str(name): value for name, value in row.items()}, "prompt": prompt} for prompt in several
+        ]
+    return rows
 
 
 mlflow.models.set_model(ChatModel())

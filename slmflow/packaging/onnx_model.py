@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +13,15 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType, Array, Map
 
+from slmflow.files import files_under, link_or_copy
 from slmflow.packaging import pinned
 
 if TYPE_CHECKING:
     from slmflow.config import PackageConfig
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
+SHIPPED = r"(chat_model|slm_runtime/\w+)\.py"
+"""The files below MODELS that travel with the model."""
 REQUIREMENTS = ("mlflow", "onnxruntime-genai", "onnxruntime", "numpy", "tokenizers", "jinja2")
 """All that a served model needs; torch and transformers are not among it."""
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -32,7 +37,7 @@ def signature() -> ModelSignature:
     null into NaN and answers 400 to a plain string.
     """
     anything = AnyType()
-    optional = ("temperature", "max_tokens", "top_p", "seed", "stop", "n", "stream")
+    optional = ("temperature", "max_tokens", "max_completion_tokens", "top_p", "seed", "stop", "n", "stream")
     inputs = [
         ColSpec(DataType.string, "prompt", required=False),
         ColSpec(Array(Map(anything)), "messages", required=False),
@@ -41,28 +46,38 @@ def signature() -> ModelSignature:
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(anything)]))
 
 
-def log_onnx_model(folder: Path, name: str, package: PackageConfig, metadata: dict[str, Any]) -> str:
+def log_onnx_model(
+    folder: Path, name: str, package: PackageConfig, scratch: Path, metadata: dict[str, Any]
+) -> str:
     """Log the folder with the runtime that serves it; returns the LoggedModel's id.
 
-    Nothing is loaded: without an input example MLflow neither runs nor pickles the model.
+    Nothing is loaded: without an input example MLflow neither runs nor pickles the model. MLflow writes
+    the paths that it is given into the model, so it is given names in a folder of their own.
     """
+    staged = scratch / "staged"
+    for path in files_under(folder):
+        link_or_copy(path, staged / "onnx" / path.relative_to(folder))
+    for path in files_under(MODELS):
+        if re.match(SHIPPED, path.relative_to(MODELS).as_posix()):
+            link_or_copy(path, staged / path.relative_to(MODELS))
     # MLflow executes the code once to see that it sets a model, before its own copy is on the path.
     if str(MODELS) not in sys.path:
         sys.path.append(str(MODELS))
-    info = mlflow.pyfunc.log_model(
-        name="onnx",
-        python_model=str(MODELS / "chat_model.py"),
-        code_paths=[str(MODELS / "slm_runtime")],
-        artifacts={"onnx": str(folder)},
-        signature=signature(),
-        pip_requirements=pinned(*REQUIREMENTS),
-        model_config={
-            "served_name": name,  # "model" would collide with the run's parameter of that name
-            "threads": package.threads,
-            "max_tokens": package.max_tokens,
-            "temperature": package.temperature,
-            "top_p": package.top_p,
-        },
-        metadata=metadata,
-    )
+    with contextlib.chdir(staged):
+        info = mlflow.pyfunc.log_model(
+            name="onnx",
+            python_model="chat_model.py",
+            code_paths=["slm_runtime"],
+            artifacts={"onnx": "onnx"},
+            signature=signature(),
+            pip_requirements=pinned(*REQUIREMENTS),
+            model_config={
+                "served_name": name,  # "model" would collide with the run's parameter of that name
+                "threads": package.threads,
+                "max_tokens": package.max_tokens,
+                "temperature": package.temperature,
+                "top_p": package.top_p,
+            },
+            metadata=metadata,
+        )
     return str(info.model_id)

@@ -50,12 +50,17 @@ def save(folder: Path, logs: NDArray[np.float32], windows: list[Window], source_
     return folder
 
 
-def read(folder: Path, windows: list[Window]) -> NDArray[np.float32]:
+def read(folder: Path, windows: list[Window], source_digest: str) -> NDArray[np.float32]:
     """Stored log-probabilities, memory-mapped.
 
-    Raises SlmflowError when they are of other tokens: another text, window or tokenizer.
+    Raises SlmflowError when they are of other weights or tokens (another text, window or tokenizer).
     """
     key = read_json(folder / "reference.json")
+    if key["source_digest"] != source_digest:
+        raise SlmflowError(
+            f"the reference was made from other weights (digest {key['source_digest'][:12]}) than the "
+            f"candidate (digest {source_digest[:12]}): give the reference_run of the same model"
+        )
     if key["windows"] != [window.ids for window in windows]:
         raise SlmflowError(
             "the reference was made on other tokens: the text, the windows or the tokenizer differ; "

@@ -45,6 +45,14 @@ class Verdict:
         return all(check.passed for check in self.checks)
 
     @property
+    def word(self) -> str:
+        """`pass` or `miss`; a pass says when something was not measured."""
+        if not self.passed:
+            return "miss"
+        unmeasured = any(check.value is None for check in self.checks)
+        return "pass, fidelity not measured" if unmeasured else "pass"
+
+    @property
     def misses(self) -> list[Check]:
         """The checks that did not pass."""
         return [check for check in self.checks if not check.passed]
@@ -52,7 +60,7 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """For `gate.json`."""
         checks = [{**asdict(check), "passed": check.passed} for check in self.checks]
-        return {"candidate": self.candidate, "passed": self.passed, "checks": checks}
+        return {"candidate": self.candidate, "passed": self.passed, "word": self.word, "checks": checks}
 
 
 def judge(evaluation: dict[str, Any], gate: GateConfig) -> Verdict:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+
+from slmflow.packaging.weights import weights_of
 
 FINGERPRINT_TAG = "slmflow.fingerprint"
 
@@ -27,15 +30,16 @@ def register(
 ) -> Registered:
     """Make sure that the registry has this content under `name`, with `alias` on it.
 
-    A version whose fingerprint tag is the same holds the same content: it is kept as it is, with the
-    evidence that it was registered on, and only the alias is moved, if it stands elsewhere.
+    A version whose fingerprint tag is the same holds the same content: it is kept, with the evidence
+    that it was registered on, unless the gate says something else of it today. A `challenger` that
+    becomes `champion` is challenger no more. Raises SlmflowError when its weights are gone.
     """
     client = MlflowClient()
     version = find(client, name, tags[FINGERPRINT_TAG])
     created = version is None
     if version is None:
         _ensure_model(client, name)
-        made = client.create_model_version(
+        version = client.create_model_version(
             name,
             source=f"models:/{model_id}",
             run_id=run_id,
@@ -43,16 +47,24 @@ def register(
             description=description,
             model_id=model_id,
         )
-        version = str(made.version)
-    if alias and alias_target(client, name, alias) != version:
-        client.set_registered_model_alias(name, alias, version)
-    return Registered(name, version, alias, created)
+    else:
+        weights_of(version.source.removeprefix("models:/"))
+        if version.tags.get("gate") != tags["gate"]:
+            for key, value in tags.items():
+                client.set_model_version_tag(name, version.version, key, value)
+            client.update_model_version(name, version.version, description)
+    number = str(version.version)
+    if alias and alias_target(client, name, alias) != number:
+        client.set_registered_model_alias(name, alias, number)
+    if alias == "champion" and alias_target(client, name, "challenger") == number:
+        client.delete_registered_model_alias(name, "challenger")
+    return Registered(name, number, alias, created)
 
 
-def find(client: MlflowClient, name: str, fingerprint: str) -> str | None:
+def find(client: MlflowClient, name: str, fingerprint: str) -> ModelVersion | None:
     """The newest version of `name` with this content, if there is one."""
     found = client.search_model_versions(f"name = '{name}' and tag.`{FINGERPRINT_TAG}` = '{fingerprint}'")
-    return max((str(version.version) for version in found), key=int, default=None)
+    return max(found, key=lambda version: int(version.version), default=None)
 
 
 def alias_target(client: MlflowClient, name: str, alias: str) -> str | None:

@@ -35,8 +35,6 @@ BLOCK_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-IGNORED = ("rope_freqs.weight",)
-"""Tensors that transformers computes from the configuration."""
 
 
 def parameters(path: Path) -> int:
@@ -57,13 +55,14 @@ def to_huggingface(path: Path, folder: Path) -> None:
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise SlmflowError(f"{path.name}: architecture {architecture!r} is not supported: only llama is")
+    scaling = metadata.get("llama.rope.scaling.type", "none")
+    if scaling != "none":
+        raise SlmflowError(f"{path.name}: rotary scaling {scaling!r} is not supported yet")
     config = llama_config(metadata, tied=not any(t.name == "output.weight" for t in reader.tensors))
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     folder.mkdir(parents=True, exist_ok=True)
     weights: dict[str, NDArray[np.float32]] = {}
     for tensor in reader.tensors:
-        if tensor.name in IGNORED:
-            continue
         values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         part = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
         weights[tensor_name(tensor.name)] = unpermute(values, heads[part]) if part in heads else values
@@ -81,7 +80,7 @@ def tensor_name(name: str) -> str:
     if name in TENSOR_NAMES:
         return TENSOR_NAMES[name]
     match name.split("."):
-        case ["blk", layer, part, kind] if part in BLOCK_NAMES and kind in ("weight", "bias"):
+        case ["blk", layer, part, kind] if part in BLOCK_NAMES and kind == "weight":
             return f"model.layers.{layer}.{BLOCK_NAMES[part]}.{kind}"
     raise SlmflowError(f"tensor {name!r} has no place in a llama model")
 

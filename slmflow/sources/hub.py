@@ -21,13 +21,11 @@ from requests.exceptions import ChunkedEncodingError
 
 from slmflow.errors import SlmflowError
 from slmflow.files import git_blob_sha1, link_or_copy, sha256_of
-from slmflow.sources.manifest import Taken, is_pickle
+from slmflow.sources.manifest import Taken, is_data, is_pickle
 
 if TYPE_CHECKING:
     from slmflow.config import HubSource
 
-WANTED = (".json", ".safetensors", ".model", ".txt", ".jinja", ".md", ".gguf")
-"""Suffixes of a Hugging Face folder that are data; licence files are taken by name."""
 ATTEMPTS = 5
 """Tries of one download, each from where the last one broke off."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -49,12 +47,12 @@ def take(source: HubSource, folder: Path) -> Taken:
         if COMMIT.fullmatch(source.revision) and commit != source.revision:
             raise SlmflowError(f"{where}: asked for commit {source.revision}, the hub answered with {commit}")
         files = {file.rfilename: file for file in info.siblings or []}
-        names = wanted(list(files), source.subfolder, where)
+        names = wanted(list(files), source, where)
         if not names:
             inside = f" below {source.subfolder!r}" if source.subfolder else ""
             raise SlmflowError(f"{where} at {commit[:12]}: no model files{inside}")
         snapshot = _download(source.repo, commit, names)
-    except (HfHubHTTPError, HFValidationError, RequestException, OSError, ValueError) as error:
+    except (HfHubHTTPError, HFValidationError, RequestException, OSError, ValueError, RuntimeError) as error:
         raise SlmflowError(f"{where}: {_reason(error, source)}") from None
     for name in names:
         _verify(snapshot / name, files[name], f"{where}/{name}")
@@ -64,37 +62,44 @@ def take(source: HubSource, folder: Path) -> Taken:
     return Taken(folder, where, commit=commit, pins=pins)
 
 
-def wanted(names: list[str], subfolder: str, where: str) -> list[str]:
-    """The files to take: data at the top of the repository, or everything but code below a subfolder.
+def wanted(names: list[str], source: HubSource, where: str) -> list[str]:
+    """The files to take: data at the top of the repository, or below its subfolder, or the one file.
 
-    Raises SlmflowError when the repository has pickles only, before anything is downloaded.
+    Raises SlmflowError, before anything is downloaded, when the weights are pickles only or when there
+    are several GGUF files to choose from.
     """
-    if subfolder:
-        inside = [name for name in names if name.startswith(f"{subfolder.rstrip('/')}/")]
-        return sorted(name for name in inside if not name.endswith((".py", ".pyc")) and not is_pickle(name))
-    top = [name for name in names if "/" not in name and not name.startswith(".")]
-    data = [n for n in top if n.endswith(WANTED) or n.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))]
-    if any(name.endswith(".safetensors") for name in data):
-        data = [name for name in data if not name.endswith(".gguf")]
-    elif not any(name.endswith(".gguf") for name in data):
-        pickles = [name for name in top if is_pickle(name)]
-        if pickles:
-            raise SlmflowError(
-                f"{where}: the only weights are pickles ({pickles[0]}), which can run code when loaded; "
-                "name a revision that has safetensors"
-            )
+    if source.file:
+        if source.file not in names:
+            raise SlmflowError(f"{where}: model.source.file={source.file} is not in the repository")
+        return [source.file]
+    prefix = f"{source.subfolder.rstrip('/')}/" if source.subfolder else ""
+    level = [name for name in names if name.startswith(prefix) and "/" not in name.removeprefix(prefix)]
+    data = [name for name in level if is_data(name)]
+    if any(name.endswith((".safetensors", ".onnx")) for name in data):
+        return sorted(name for name in data if not name.endswith(".gguf"))
+    quantised = [name for name in data if name.endswith(".gguf")]
+    if len(quantised) > 1:
+        count = len(quantised)
+        raise SlmflowError(f"{where}: has {count} GGUF files: name one, model.source.file={quantised[0]}")
+    pickles = [name for name in level if is_pickle(name)]
+    if pickles and not quantised:
+        raise SlmflowError(
+            f"{where}: the only weights are pickles ({pickles[0]}), which can run code when loaded; "
+            "name a revision that has safetensors"
+        )
     return sorted(data)
 
 
 def _download(repo: str, commit: str, names: list[str]) -> Path:
     """The snapshot's folder in the client's cache, where a partial file stays and is resumed.
 
-    The client goes on by itself after a lost connection, but gives up when a body ends early.
+    The client goes on by itself after a lost connection, but gives up when a body ends early, and its
+    Xet transfer raises a plain RuntimeError.
     """
     for attempt in range(1, ATTEMPTS):
         try:
             return Path(snapshot_download(repo, revision=commit, allow_patterns=names))
-        except ChunkedEncodingError:
+        except (ChunkedEncodingError, RuntimeError):
             print(
                 f"  {repo}: the transfer broke off; resuming ({attempt} of {ATTEMPTS - 1})", file=sys.stderr
             )

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmflow.errors import SlmflowError
-from slmflow.files import files_under, link_or_copy
-from slmflow.sources.manifest import Taken, is_pickle
+from slmflow.files import link_or_copy
+from slmflow.sources.manifest import Taken, is_data, is_pickle
 
 if TYPE_CHECKING:
     from slmflow.config import LocalSource
 
 
 def take(source: LocalSource, folder: Path) -> Taken:
-    """Link or copy the folder's files here, without pickles, code and hidden files.
+    """Link or copy the folder's files here, its data only: no code, pickles or subfolders.
 
     Raises SlmflowError when the path does not exist or is a file of another kind.
     """
@@ -29,16 +29,14 @@ def take(source: LocalSource, folder: Path) -> Taken:
 
 
 def gather(source: Path, folder: Path) -> None:
-    """Link or copy what is data in `source` to `folder`; pickles only where there is nothing else.
+    """Link or copy the data files at the top of `source`; pickles only where there are no other weights.
 
     They are kept in that case so that the refusal can name them.
     """
-    files = [path for path in files_under(source) if not _skipped(path.relative_to(source))]
-    data = [path for path in files if not is_pickle(path.name)]
+    files = [path for path in sorted(source.iterdir()) if path.is_file()]
+    data = [path for path in files if is_data(path.name)]
+    if not any(path.suffix in (".safetensors", ".gguf", ".onnx") for path in data):
+        data += [path for path in files if is_pickle(path.name)]
     folder.mkdir(parents=True)
-    for path in data if any(p.suffix in (".safetensors", ".gguf", ".onnx") for p in data) else files:
-        link_or_copy(path, folder / path.relative_to(source))
-
-
-def _skipped(path: Path) -> bool:
-    return path.suffix in (".py", ".pyc") or any(part.startswith(".") for part in path.parts)
+    for path in data:
+        link_or_copy(path, folder / path.name)

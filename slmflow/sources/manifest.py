@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".npy", ".joblib", ".h5", ".msgpack")
 """Suffixes of formats that can carry code, or that we do not read."""
+DATA = (".safetensors", ".gguf", ".onnx", ".data", ".onnx_data", ".json", ".txt", ".model", ".jinja", ".md")
+"""Suffixes that are taken from a source: an allow-list, since a shared library can be loaded by name too."""
+SECOND_COPIES = ("consolidated.safetensors", "adapter_model.safetensors")
+"""Weights that stand beside the model's own and are not it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,14 @@ def enforce_digest(manifest: dict[str, Any], pinned: str) -> None:
             f"{manifest['origin']}: the content's digest is {manifest['digest']}, but model.source.digest "
             f"says {pinned}; it is not what was pinned"
         )
+
+
+def is_data(name: str) -> bool:
+    """Whether a file of a source is taken: weights, configuration, tokenizer, or a licence."""
+    base = name.rsplit("/", 1)[-1]
+    if base.startswith(".") or base in SECOND_COPIES:
+        return False
+    return base.lower().endswith(DATA) or base.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))
 
 
 def is_pickle(name: str) -> bool:
@@ -96,5 +108,9 @@ def _safetensors_parameters(path: Path) -> int:
         length = struct.unpack("<Q", length_bytes)[0] if len(length_bytes) == 8 else math.inf
         if length > path.stat().st_size - 8:
             raise SlmflowError(f"{path.name}: not a safetensors file, or cut short: fetch it again")
-        header = json.loads(file.read(int(length)))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        raw = file.read(int(length))
+    try:
+        tensors = {name: entry["shape"] for name, entry in json.loads(raw).items() if name != "__metadata__"}
+        return sum(math.prod(shape) for shape in tensors.values())
+    except (ValueError, AttributeError, TypeError, KeyError):
+        raise SlmflowError(f"{path.name}: its safetensors header cannot be read: fetch it again") from None

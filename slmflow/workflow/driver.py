@@ -14,7 +14,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import ExecutionException, MlflowException
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 from slmflow.workflow import report, runs
 from slmflow.workflow.graph import Node, graph, needed_for
 
@@ -78,8 +78,11 @@ def _launch(node: Node, composition: Composition, ids: dict[str, str], parent: R
             env_manager="local",  # another manager would resolve the environment again for every child
             synchronous=True,
         )
-    except (ExecutionException, MlflowException, KeyboardInterrupt) as error:
+    except (ExecutionException, MlflowException) as error:
         raise _failed(node, parameters, parent, error) from None
+    except KeyboardInterrupt as error:
+        _failed(node, parameters, parent, error)
+        raise
     print(f"✓ {node.name}  {time.time() - started:.1f} s  run {submitted.run_id}", flush=True)
     return str(submitted.run_id)
 
@@ -87,7 +90,7 @@ def _launch(node: Node, composition: Composition, ids: dict[str, str], parent: R
 def _failed(node: Node, parameters: dict[str, str], parent: Run, error: BaseException) -> SlmflowError:
     """Close the child, which MLflow leaves RUNNING when it dies before its launch, and say what to do."""
     child = next((run for run in reversed(runs.children(parent)) if run.info.run_name == node.name), None)
-    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+    cause = first_line(error)
     run_id = "none"
     if child is not None:
         run_id = child.info.run_id

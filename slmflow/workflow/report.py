@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def table_rows(evaluations: list[dict[str, Any]], outcome: dict[str, Any] | None
                 f"{fidelity['kl_mean']:.2g}" if fidelity else "not measured",
                 f"{fidelity['top1_agreement']:.3f}" if fidelity else "not measured",
                 f"{evaluation['cost']['decode_tokens_per_second']:.1f}",
-                "not judged" if verdict is None else "pass" if verdict["passed"] else "miss",
+                "not judged" if verdict is None else verdict["word"],
                 registered_text(version),
             )
         )
@@ -95,10 +96,10 @@ def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:
     store = runs.store_name()
     load = f'import mlflow; model = mlflow.pyfunc.load_model("{model}")'
     chat = '{"messages": [{"role": "user", "content": "Hello! Who are you?"}], "max_tokens": 64}'
-    ui = f"mlflow ui --port 5000 --backend-store-uri {store}   # then http://127.0.0.1:5000"
+    ui = f"mlflow ui --port 5000 --backend-store-uri {shlex.quote(store)}   # then http://127.0.0.1:5000"
     if "://" in store and store.startswith(("http", "databricks")):
         ui = f"# the runs are at {store}"
-    setup = [f"export MLFLOW_TRACKING_URI={store}"]
+    setup = [f"export MLFLOW_TRACKING_URI={shlex.quote(store)}"]
     if sys.prefix != sys.base_prefix:
         setup.insert(0, f". {sys.prefix}/bin/activate")
     commands = [

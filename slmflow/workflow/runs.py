@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from slmflow.artifacts import local_path
 from slmflow.errors import SlmflowError
@@ -58,8 +61,18 @@ def upstream(parameter: str, run_id: str) -> Run:
 
 
 def store_name() -> str:
-    """The tracking URI without a user name or password in it."""
-    return re.sub(r"//[^/@]*@", "//", mlflow.get_tracking_uri())
+    """The tracking URI without user name, password or query."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        parts = urlsplit(uri)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    try:
+        url = make_url(uri)
+        return URL.create(
+            url.drivername, host=url.host, port=url.port, database=url.database
+        ).render_as_string()
+    except ArgumentError:  # a folder, or a name such as databricks
+        return uri
 
 
 def children(parent: Run) -> list[Run]:
@@ -116,11 +129,21 @@ def record_upstream(ids: dict[str, str]) -> None:
             mlflow.log_param(name, run_id)
 
 
+def is_made_up(name: str | None) -> bool:
+    """Whether MLflow made the name up for a run that nobody named, e.g. angry-wolf-518."""
+    predicate, _, rest = (name or "").partition("-")
+    noun, _, number = rest.partition("-")
+    return predicate in _GENERATOR_PREDICATES and noun in _GENERATOR_NOUNS and number.isdigit()
+
+
 def tree_is_dirty() -> bool | None:
     """Whether the project's folder differs from its commit; None where it is no git checkout.
 
     MLflow records the commit, but not that the tree has other content.
     """
     command = ["git", "status", "--porcelain"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    try:
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:  # no git on this machine
+        return None
     return bool(result.stdout.strip()) if result.returncode == 0 else None

@@ -10,8 +10,8 @@ import contextlib
 import logging
 import os
 import platform
-import re
 import resource
+import shlex
 import shutil
 import socket
 import sys
@@ -25,7 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmflow.compose import Composition, compose
+import yaml
+
+from slmflow.compose import Composition, compose, key_of, split_overrides
 from slmflow.errors import SlmflowError
 from slmflow.workflow.graph import OPTIONAL_INPUTS, STEP_INPUTS
 
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
 CHOICES = ("model", "export", "overrides")
 """Parameters that every entry point declares beside its upstream ids."""
-MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
-"""Names that MLflow gives to runs that nobody named, e.g. angry-wolf-518."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _run(
         mlflow.set_tags({runs.KIND_TAG: "step" if is_step else "driver", runs.STEP_TAG: step})
         words = {**composition.choices, "overrides": composition.overrides}
         mlflow.set_tags({tag: words[word] for word, tag in runs.WORD_TAGS.items()})
-        if MADE_UP_NAME.fullmatch(run.info.run_name or ""):
+        if runs.is_made_up(run.info.run_name):
             name = f"{step} {composition.config.model.name} {composition.choices['export']}"
             mlflow.set_tag("mlflow.runName", name)
         if (dirty := runs.tree_is_dirty()) is not None:
@@ -139,24 +139,46 @@ def _agree(composition: Composition, upstream: dict[str, Run], arguments: dict[s
     """The configuration of a step that is run by upstream ids.
 
     Without `model` it is the upstream's own, with the user's overrides on top. Raises SlmflowError when
-    the model that is named is not the upstream's: the result would carry the wrong name.
+    an upstream was made for another model, or from another export: the result would carry a wrong name.
     """
-    from slmflow.workflow.runs import words_of
+    from slmflow.workflow import runs
 
     if not upstream:
         return composition
-    words = {name: words_of(run) for name, run in upstream.items()}
-    name, first = next(iter(words.items()))
     if not arguments.get("model"):
-        overrides = f"{first['overrides']} {arguments.get('overrides', '')}"
-        composition = compose(first["model"], arguments.get("export") or first["export"], overrides)
-    for name, theirs in words.items():
-        if theirs["model"] != composition.choices["model"]:
-            raise SlmflowError(
-                f"{name}={arguments[name]} is a run of model={theirs['model']}, "
-                f"not of model={composition.choices['model']}"
-            )
+        composition = _inherit(runs.words_of(next(iter(upstream.values()))), arguments)
+    mine = yaml.safe_load(composition.yaml)
+    for name, run in upstream.items():
+        theirs = yaml.safe_load(runs.artifact(run, "config.yaml").read_text())
+        made_of_export = run.data.tags.get(runs.STEP_TAG) in ("export_onnx", "log_onnx") or name == "onnx_run"
+        for part in ("model", "export") if made_of_export else ("model",):
+            if theirs[part] != mine[part]:
+                raise SlmflowError(
+                    f"{name}={arguments[name]} was made for another {part}: "
+                    f"{_difference(theirs[part], mine[part], part)}; leave {part}= out to take its own"
+                )
     return composition
+
+
+def _inherit(words: dict[str, str], arguments: dict[str, str]) -> Composition:
+    """The upstream's words, replaced where the user says something else."""
+    own = split_overrides(arguments.get("overrides", ""))
+    said = {key_of(token) for token in own}
+    kept = [token for token in split_overrides(words["overrides"]) if key_of(token) not in said]
+    choices = {
+        name: "" if name in said else arguments.get(name) or words[name] for name in ("model", "export")
+    }
+    return compose(**choices, overrides=shlex.join([*kept, *own]))
+
+
+def _difference(theirs: dict[str, Any], mine: dict[str, Any], prefix: str) -> str:
+    """The first key in which two parts of a configuration differ."""
+    for key in sorted({*theirs, *mine}):
+        if theirs.get(key) != mine.get(key):
+            if isinstance(theirs.get(key), dict) and isinstance(mine.get(key), dict):
+                return _difference(theirs[key], mine[key], f"{prefix}.{key}")
+            return f"{prefix}.{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
+    return f"{prefix} differs"
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from slmflow.workflow import runs
 from tests.conftest import run_project, store_uri
+from tests.hub_stand_in import COMMIT, hub, repo_of
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_register_again_leaves_the_registry_as_it_was(workflow, client):
     by_name = {child.info.run_name: child.info.run_id for child in runs.children(parent)}
     before = registry(client)
     ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
-    done = run_project(["-e", "register", "-P", "model=tiny_phi3", *ids], store)
+    done = run_project(["-e", "register", *ids], store)
     assert done.returncode == 0, done.stderr
     assert "was there already" in done.stdout
     assert registry(client) == before
@@ -154,7 +155,7 @@ def test_a_missed_gate_registers_nothing_says_why_and_fails(workflow, client):
     before = registry(client)
     ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
     words = "overrides=gate.min_decode_tokens_per_second=1e9"
-    done = run_project(["-e", "register", "-P", "model=tiny_phi3", "-P", words, *ids], store)
+    done = run_project(["-e", "register", "-P", words, *ids], store)
     assert done.returncode != 0
     assert "the gate was missed, nothing is registered: onnx: decode_tokens_per_second" in done.stderr
     assert registry(client) == before
@@ -181,11 +182,44 @@ def test_bad_overrides_are_refused_by_mlflow_run_itself(tmp_path):
     mlflow.set_tracking_uri(None)
 
 
-def test_every_secret_stays_out_of_the_store(workflow):
-    """The environment holds a token; nothing that the run wrote does."""
+def test_a_gated_hub_model_is_fetched_through_mlflow_run_and_its_token_is_nowhere(workflow, tiny, tmp_path):
     store, _ = workflow
-    done = run_project(["-e", "fetch", "-P", "model=tiny_phi3"], store, HF_TOKEN="hf_do_not_leak_me")
+    repo = repo_of(tiny, gated=True)
+    with hub(org__tiny=repo) as endpoint:
+        environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        words = ["-P", "model=hub", "-P", "overrides=model.source.repo=org/tiny"]
+        done = run_project(["-e", "fetch", *words], store, HF_TOKEN="hf_do_not_leak_me", **environment)
     assert done.returncode == 0, done.stderr
+    assert "Bearer hf_do_not_leak_me" in repo.tokens
+    assert f"model.source.revision={COMMIT}" in done.stdout
+    assert "model.source.digest=" in done.stdout
     found = subprocess.run(["grep", "-rlF", "hf_do_not_leak_me", str(store)], capture_output=True, text=True)
     assert found.stdout == ""
     assert "hf_do_not_leak_me" not in done.stdout + done.stderr
+
+
+def test_an_onnx_model_is_not_evaluated_without_its_reference(workflow, client):
+    store, _ = workflow
+    (parent, *_) = drivers(client)
+    logged = next(child for child in runs.children(parent) if child.info.run_name == "log_onnx").info.run_id
+    done = run_project(["-e", "evaluate", "-P", f"logged_run={logged}"], store)
+    assert done.returncode != 0
+    assert "slmflow evaluate: reference_run is missing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "alias", "gate"), [("warn", "challenger", "miss"), ("off", "champion", "not judged")]
+)
+def test_a_miss_is_registered_as_challenger_by_warn_and_as_champion_by_off(
+    workflow, client, mode, alias, gate
+):
+    """Last in the file: it changes what the registry says of the version."""
+    store, _ = workflow
+    (parent, *_) = drivers(client)
+    by_name = {child.info.run_name: child.info.run_id for child in runs.children(parent)}
+    ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
+    words = f"overrides=gate.min_decode_tokens_per_second=1e9 gate.mode={mode}"
+    done = run_project(["-e", "register", "-P", words, *ids], store)
+    assert done.returncode == 0, done.stderr
+    version = client.get_model_version_by_alias("tiny-phi3-onnx", alias)
+    assert (str(version.version), version.tags["gate"]) == ("1", gate)

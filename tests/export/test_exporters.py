@@ -68,6 +68,15 @@ def test_a_prebuilt_folder_is_taken_as_it_is_and_anything_else_refused(tiny, tin
         export_folder(config, tiny, tmp_path / "other", tmp_path)
 
 
+def test_a_prebuilt_folder_that_names_a_library_is_refused(broken, tmp_path):
+    path = broken / "genai_config.json"
+    config = json.loads(path.read_text())
+    config["model"]["decoder"]["session_options"]["custom_ops_library"] = "ops.so"
+    path.write_text(json.dumps(config))
+    with pytest.raises(SlmflowError, match="custom_ops_library"):
+        export_folder(compose(export="prebuilt").config.export, broken, tmp_path / "onnx", tmp_path)
+
+
 def test_a_prebuilt_folder_without_its_base_is_proven_to_generate_and_nothing_more(tiny_onnx):
     proofs = prove(tiny_onnx, None, Precision.source)
     assert proofs == {"generates": True, "engines": ["generate"], "reference": False}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmflow.models.slm_runtime.chat import answer, parse
+from slmflow.models.slm_runtime.chat import answer, read
 from slmflow.models.slm_runtime.cores import physical_cores
 from slmflow.models.slm_runtime.engine import GenerateEngine, Sampling
 from slmflow.models.slm_runtime.template import render
@@ -27,7 +27,7 @@ def tokenizer(tiny_onnx):
 
 
 def ask(engine, tokenizer, **row):
-    return answer(parse(row, Sampling(max_tokens=8)), engine, tokenizer, "tiny")
+    return answer(read(row, Sampling(max_tokens=8), engine, tokenizer), engine, tokenizer, "tiny")
 
 
 def test_a_prompt_gets_text_and_a_chat_gets_an_openai_object(engine, tokenizer):
@@ -119,10 +119,16 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(engine, tokeniz
         ({"prompt": "a", "messages": CHAT}, "not both"),
         ({"prompt": 5}, "prompt must be text, not int"),
         ({"prompt": float("nan")}, "either `prompt`"),
-        ({"messages": []}, "messages is empty"),
+        ({"messages": []}, "messages must be a list of at least one"),
+        ({"messages": "hi"}, "messages must be a list"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "other than {type: text"),
+        ({"prompt": "a", "stop": 5}, "stop=5 must be a text or a list of texts"),
+        ({"prompt": "a", "stop": [None]}, "must be a text or a list of texts"),
+        ({"prompt": "a", "max_tokens": 512}, "context of 512"),
+        ({"prompt": "a", "max_completion_tokens": 0}, "max_completion_tokens=0"),
         ({"messages": ["hi"]}, "each message must be an object"),
         ({"messages": [{"role": "user", "content": None}]}, "content of a message must be text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "other than type text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "other than {type: text"),
         ({"prompt": "a", "temperature": 3}, "temperature=3 must be a number from 0 to 2"),
         ({"prompt": "a", "temperature": "hot"}, "temperature='hot'"),
         ({"prompt": "a", "top_p": 1.5}, r"top_p=1\.5 must be a number from 0 to 1"),
@@ -133,15 +139,25 @@ def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(engine, tokeniz
         ({"prompt": "a", "stream": True}, "stream=true"),
     ],
 )
-def test_a_bad_request_is_refused_with_the_field_and_what_is_allowed(row, said):
+def test_a_bad_request_is_refused_with_the_field_and_what_is_allowed(engine, tokenizer, row, said):
     with pytest.raises(ValueError, match=said):
-        parse(row, Sampling())
+        read(row, Sampling(), engine, tokenizer)
 
 
-def test_what_openai_clients_send_is_accepted():
+def test_a_default_gives_way_to_the_room_that_is_left(engine, tokenizer):
+    assert read({"prompt": "a" * 400}, Sampling(), engine, tokenizer).sampling.max_tokens < 256
+
+
+def test_a_top_p_of_zero_is_greedy(engine, tokenizer):
+    greedy = ask(engine, tokenizer, prompt="Once upon")
+    assert {ask(engine, tokenizer, prompt="Once upon", temperature=2, top_p=0) for _ in range(4)} == {greedy}
+
+
+def test_what_openai_clients_send_is_accepted(engine, tokenizer):
     row = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "temperature": None}
-    request = parse({**row, "stop": None, "stream": False, "seed": 2**62, "max_tokens": 5.0}, Sampling())
-    assert request.messages == [{"role": "user", "content": "a"}]
+    row |= {"stop": None, "stream": False, "seed": 2**62, "max_completion_tokens": 5.0}
+    request = read(row, Sampling(), engine, tokenizer)
+    assert request.ids == tokenizer.encode_chat([{"role": "user", "content": "a"}])
     assert request.sampling.max_tokens == 5
 
 
@@ -150,6 +166,13 @@ def test_a_template_runs_in_a_sandbox_and_says_why_it_refuses():
         render("{{ raise_exception('roles must alternate') }}", CHAT)
     with pytest.raises(ValueError, match="unsafe"):
         render("{{ ''.__class__.__mro__ }}", CHAT)
+
+
+def test_templates_that_hugging_face_renders_are_rendered_the_same():
+    template = (
+        "{% if tools is not none %}T{% endif %}{% generation %}{{ messages[0].content }}{% endgeneration %}"
+    )
+    assert render(template, CHAT) == "Hello"
 
 
 def test_markup_in_a_message_is_neither_rendered_nor_escaped(tokenizer):

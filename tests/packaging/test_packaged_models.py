@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -16,14 +15,16 @@ from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import EXAMPLES, log_onnx_model
 from slmflow.packaging.pipeline_model import log_pipeline_model
 from slmflow.packaging.weights import weights_of
+from tests.conftest import ROOT
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
 
 
 @pytest.fixture
-def onnx_model(tiny_onnx, store):
+def onnx_model(tiny_onnx, store, tmp_path):
     with mlflow.start_run():
-        return log_onnx_model(tiny_onnx, "tiny", PackageConfig(max_tokens=4), {"source": "test"})
+        package = PackageConfig(max_tokens=4)
+        return log_onnx_model(tiny_onnx, "tiny", package, tmp_path / "onnx_scratch", {"source": "test"})
 
 
 @pytest.fixture
@@ -59,8 +60,22 @@ def test_the_examples_that_are_logged_are_answered(predict, example):
 
 
 def test_a_bad_row_is_named_and_nothing_is_answered(predict):
-    with pytest.raises(ValueError, match="top_p"):
+    with pytest.raises(ValueError, match="row 1: top_p"):
         predict(pd.DataFrame([{"prompt": "Once"}, {"prompt": "Once", "top_p": 1.5}]))
+    with pytest.raises(ValueError, match=r"row 2: .* context of 512"):
+        predict(pd.DataFrame({"prompt": ["Once", "Once", "a" * 2000]}))
+
+
+def test_one_row_that_holds_a_list_of_prompts_is_as_many_rows(predict):
+    assert list(predict({"prompt": ["Once", "The ferry"]})) == [
+        predict({"prompt": p})[0] for p in ("Once", "The ferry")
+    ]
+
+
+@pytest.mark.parametrize("request_body", [{"promt": "x"}, {"temperature": 1}])
+def test_a_request_without_prompt_or_messages_is_refused_and_not_lost(predict, request_body):
+    with pytest.raises(Exception, match="prompt"):
+        predict(request_body)
 
 
 def test_the_onnx_model_is_code_and_pins_and_never_torch(onnx_model):
@@ -137,15 +152,16 @@ def test_a_model_whose_weights_are_gone_is_never_taken_for_whole(onnx_model):
         weights_of("m-0123456789abcdef0123456789abcdef")
 
 
-def test_nothing_in_a_logged_model_names_this_machines_scratch(pipeline_model, onnx_model, tmp_path):
-    for model_id in (pipeline_model,):
+def test_no_logged_model_names_the_folders_it_was_made_from(pipeline_model, onnx_model, tiny_onnx, tiny):
+    for model_id in (pipeline_model, onnx_model):
         text = (weights_of(model_id) / "MLmodel").read_text()
-        assert str(Path(tmp_path) / "scratch") not in text
+        for path in (ROOT, tiny_onnx, tiny):
+            assert str(path) not in text
 
 
-def test_the_package_defaults_are_those_of_the_configuration(tiny_onnx, store):
+def test_the_package_defaults_are_those_of_the_configuration(tiny_onnx, store, tmp_path):
     package = compose(overrides="package.max_tokens=2").config.package
     with mlflow.start_run():
-        model_id = log_onnx_model(tiny_onnx, "tiny", package, {})
+        model_id = log_onnx_model(tiny_onnx, "tiny", package, tmp_path / "scratch", {})
     reply = mlflow.pyfunc.load_model(f"models:/{model_id}").predict({"messages": CHAT["messages"]})[0]
     assert reply["usage"]["completion_tokens"] <= 2

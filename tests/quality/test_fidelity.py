@@ -108,6 +108,8 @@ def test_a_reference_is_read_back_exactly_and_refused_for_other_tokens(tmp_path)
     windows = windows_of(list(range(20)), 10, 2)
     logs = log_softmax(logits(5, positions=8))
     folder = reference.save(tmp_path / "reference", logs, windows, "digest")
-    np.testing.assert_array_equal(reference.read(folder, windows), logs)
+    np.testing.assert_array_equal(reference.read(folder, windows, "digest"), logs)
     with pytest.raises(SlmflowError, match="made on other tokens"):
-        reference.read(folder, windows_of(list(range(1, 21)), 10, 2))
+        reference.read(folder, windows_of(list(range(1, 21)), 10, 2), "digest")
+    with pytest.raises(SlmflowError, match="made from other weights"):
+        reference.read(folder, windows, "another digest")

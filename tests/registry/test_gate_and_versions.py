@@ -6,7 +6,9 @@ from mlflow import MlflowClient
 
 from slmflow.compose import compose
 from slmflow.config import PackageConfig
+from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import log_onnx_model
+from slmflow.packaging.weights import weights_of
 from slmflow.registry.gate import judge, threshold_for
 from slmflow.registry.versions import FINGERPRINT_TAG, register
 
@@ -56,23 +58,25 @@ def test_the_first_row_that_fits_size_and_precision_judges(parameters, precision
 def test_a_candidate_misses_what_is_past_its_limit_and_nothing_else(figures, missed):
     verdict = judge(evaluation(**figures), gate("gate.min_decode_tokens_per_second=5"))
     assert [check.name for check in verdict.misses] == missed
-    assert verdict.passed is not missed or not missed
     assert verdict.passed == (not missed)
 
 
 def test_what_was_not_measured_says_so():
     checks = judge(evaluation(measured=False), gate()).checks
     assert str(checks[0]) == "kl_mean not measured (must be <= 0.02)"
+    assert judge(evaluation(measured=False), gate()).word == "pass, fidelity not measured"
+    assert judge(evaluation(), gate()).word == "pass"
 
 
 @pytest.fixture
-def model_id(tiny_onnx, store):
+def model_id(tiny_onnx, store, tmp_path):
     with mlflow.start_run() as run:
-        return log_onnx_model(tiny_onnx, "tiny", PackageConfig(), {}), run.info.run_id
+        return log_onnx_model(tiny_onnx, "tiny", PackageConfig(), tmp_path / "scratch", {}), run.info.run_id
 
 
-def registered(model_id, fingerprint="f1", alias="champion"):
-    return register("tiny-onnx", *model_id, {FINGERPRINT_TAG: fingerprint}, "why", alias)
+def registered(model_id, fingerprint="f1", alias="champion", gate="pass"):
+    tags = {FINGERPRINT_TAG: fingerprint, "gate": gate}
+    return register("tiny-onnx", *model_id, tags, f"why {gate}", alias)
 
 
 def test_the_same_content_is_registered_once_and_other_content_anew(model_id):
@@ -95,4 +99,23 @@ def test_a_version_carries_its_source_run_tags_and_description(model_id):
     assert version.run_id == model_id[1]
     assert version.source == f"models:/{model_id[0]}"
     assert version.tags[FINGERPRINT_TAG] == "f1"
-    assert version.description == "why"
+    assert version.description == "why pass"
+
+
+def test_a_challenger_that_passes_later_is_champion_alone_and_its_evidence_says_so(model_id):
+    registered(model_id, alias="challenger", gate="miss")
+    again = registered(model_id)
+    assert (again.version, again.created) == ("1", False)
+    version = MlflowClient().get_model_version("tiny-onnx", "1")
+    assert list(version.aliases) == ["champion"]
+    assert version.tags["gate"] == "pass"
+    assert version.description == "why pass"
+
+
+def test_a_version_whose_weights_are_gone_gets_no_alias(model_id):
+    registered(model_id, alias="challenger", gate="miss")
+    for path in weights_of(model_id[0]).rglob("*.onnx"):
+        path.unlink()
+    with pytest.raises(SlmflowError, match="has no weights"):
+        registered(model_id)
+    assert list(MlflowClient().get_model_version("tiny-onnx", "1").aliases) == ["challenger"]

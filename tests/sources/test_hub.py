@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from slmflow.config import HubSource
 from slmflow.errors import SlmflowError
 from slmflow.sources.hub import wanted
 from tests.conftest import ROOT
@@ -18,6 +19,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from slmflow.compose import compose
+from slmflow.config import HubSource
 from slmflow.errors import SlmflowError
 from slmflow.sources import take
 from slmflow.sources.manifest import build_manifest
@@ -145,5 +147,22 @@ def test_a_hub_that_cannot_be_reached_is_one_line(fetch):
 
 def test_a_repository_without_model_files_is_refused():
     with pytest.raises(SlmflowError, match="pickles"):
-        wanted(["config.json", "model.ckpt"], "", "hub:x")
-    assert wanted([".gitattributes", "a/b.json"], "", "hub:x") == []
+        wanted(["config.json", "model.ckpt"], HubSource(repo="x"), "hub:x")
+    assert wanted([".gitattributes", "a/b.json"], HubSource(repo="x"), "hub:x") == []
+
+
+def test_of_several_gguf_files_one_must_be_named():
+    names = ["config.json", "a-q4.gguf", "a-q8.gguf"]
+    with pytest.raises(SlmflowError, match=r"has 2 GGUF files: name one, model\.source\.file=a-q4\.gguf"):
+        wanted(names, HubSource(repo="x"), "hub:x")
+    assert wanted(names, HubSource(repo="x", file="a-q8.gguf"), "hub:x") == ["a-q8.gguf"]
+    with pytest.raises(SlmflowError, match="is not in the repository"):
+        wanted(names, HubSource(repo="x", file="b.gguf"), "hub:x")
+
+
+def test_libraries_scripts_and_second_copies_of_the_weights_are_never_taken():
+    names = ["cpu/model.onnx", "cpu/model.onnx.data", "cpu/ops.so", "cpu/run.sh", "cpu/genai_config.json"]
+    taken = wanted(names, HubSource(repo="x", subfolder="cpu"), "hub:x")
+    assert taken == ["cpu/genai_config.json", "cpu/model.onnx", "cpu/model.onnx.data"]
+    names = ["model.safetensors", "consolidated.safetensors", "tokenizer.json"]
+    assert wanted(names, HubSource(repo="x"), "hub:x") == ["model.safetensors", "tokenizer.json"]

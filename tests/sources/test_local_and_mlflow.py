@@ -20,7 +20,15 @@ def test_a_local_folder_is_taken_without_its_code_and_pickles(tiny, tmp_path):
     folder.mkdir()
     for path in tiny.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    for extra in ("modeling.py", "optimizer.pt", ".hidden"):
+    (folder / "checkpoint-1").mkdir()
+    for extra in (
+        "modeling.py",
+        "optimizer.pt",
+        ".hidden",
+        "id_rsa",
+        "ops.so",
+        "checkpoint-1/model.safetensors",
+    ):
         (folder / extra).write_text("x")
     taken = take(LocalSource(path=str(folder)), tmp_path / "out")
     assert {path.name for path in taken.folder.iterdir()} == {path.name for path in tiny.iterdir()}
@@ -52,6 +60,16 @@ def test_a_cut_safetensors_file_is_refused(tmp_path):
         build_manifest(taken, "x")
 
 
+@pytest.mark.parametrize("header", [b"not json", b"[1]", b'{"w": {}}', b'{"w": 5}'])
+def test_a_damaged_safetensors_header_is_one_line(tmp_path, header):
+    (tmp_path / "mine").mkdir()
+    content = len(header).to_bytes(8, "little") + header
+    (tmp_path / "mine" / "model.safetensors").write_bytes(content)
+    taken = take(LocalSource(path=str(tmp_path / "mine")), tmp_path / "out")
+    with pytest.raises(SlmflowError, match="header cannot be read"):
+        build_manifest(taken, "x")
+
+
 def test_a_pinned_digest_is_enforced(tiny, tmp_path):
     manifest = build_manifest(take(LocalSource(path=str(tiny)), tmp_path / "out"), "x")
     enforce_digest(manifest, manifest["digest"])
@@ -79,7 +97,7 @@ def test_a_model_of_another_flavour_is_refused_by_name(tiny_onnx, store, tmp_pat
     from slmflow.config import PackageConfig
 
     with mlflow.start_run():
-        model_id = log_onnx_model(tiny_onnx, "tiny", PackageConfig(), {})
+        model_id = log_onnx_model(tiny_onnx, "tiny", PackageConfig(), tmp_path / "scratch", {})
     with pytest.raises(SlmflowError, match="flavours python_function"):
         take(MlflowSource(uri=f"models:/{model_id}"), tmp_path / "out")
 

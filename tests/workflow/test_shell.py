@@ -1,18 +1,26 @@
 """Entry points check what they are given before they work, and say what is wrong in one line."""
 
+import re
+
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from slmflow.compose import compose
 from slmflow.errors import SlmflowError
 from slmflow.workflow import runs
 from slmflow.workflow.shell import main, one_line, parse_arguments
 from tests.conftest import store_uri
 
 
-def step_run(step, status="FINISHED", kind="step", **tags):
+def step_run(step, status="FINISHED", words=None, **tags):
+    """A finished step as the shell leaves it, composed from `words`."""
+    composition = compose(**(words or {"model": "tiny_phi3"}))
+    named = {**composition.choices, "overrides": composition.overrides}
     with mlflow.start_run() as run:
-        mlflow.set_tags({runs.KIND_TAG: kind, runs.STEP_TAG: step, **tags})
+        mlflow.set_tags({tag: named[word] for word, tag in runs.WORD_TAGS.items()})
+        mlflow.set_tags({runs.KIND_TAG: "step", runs.STEP_TAG: step, **tags})
+        mlflow.log_text(composition.yaml, "config.yaml")
     MlflowClient().set_terminated(run.info.run_id, status)
     return run.info.run_id
 
@@ -112,8 +120,14 @@ def test_a_relative_sqlite_store_in_another_folder_is_explained(store, monkeypat
 
 
 def test_secrets_in_the_stores_address_are_never_shown(monkeypatch):
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "postgresql://me:secret@host/db")
-    assert runs.store_name() == "postgresql://host/db"
+    for uri, shown in {
+        "postgresql://me:sec/ret@host/db?password=x": "postgresql://host/db",
+        "https://me:s@cret@host:5000/path?token=x": "https://host:5000/path",
+        "sqlite:////a/b.db": "sqlite:////a/b.db",
+        "databricks": "databricks",
+    }.items():
+        monkeypatch.setattr(mlflow, "get_tracking_uri", lambda uri=uri: uri)
+        assert runs.store_name() == shown
 
 
 def test_an_artifact_that_is_gone_names_run_and_path(store):
@@ -134,30 +148,76 @@ def test_arguments_may_hold_anything_after_the_first_equals_sign():
     assert parse_arguments("fetch", ["--model=x"]) == {"model": "x"}
 
 
-def test_a_step_by_id_takes_its_upstreams_configuration(store):
-    words = {
-        "slmflow.model": "tiny_phi3",
-        "slmflow.export": "int8_cpu",
-        "slmflow.overrides": "model.source.seed=5",
-    }
-    fetch = step_run("fetch", **words)
+def composed(argv, step="export_onnx"):
     seen = []
-    argv = [f"fetch_run={fetch}", "overrides=package.max_tokens=7"]
-    assert main("export_onnx", lambda context: seen.append(context.composition), argv) == 0
-    (composition,) = seen
+    assert main(step, lambda context: seen.append(context.composition), argv) == 0
+    return seen[0]
+
+
+def test_a_step_by_id_takes_its_upstreams_configuration_and_the_users_on_top(store):
+    words = {
+        "model": "tiny_phi3",
+        "export": "int8_cpu",
+        "overrides": "model.source.seed=5 package.max_tokens=3",
+    }
+    fetch = step_run("fetch", words=words)
+    composition = composed([f"fetch_run={fetch}", "overrides=package.max_tokens=7"])
     assert composition.choices["model"] == "tiny_phi3"
     assert composition.choices["export"] == "int8_cpu"
     assert composition.config.model.source.seed == 5
     assert composition.config.package.max_tokens == 7
-    argv = [f"fetch_run={fetch}", "export=int4_cpu"]
-    assert main("export_onnx", lambda context: seen.append(context.composition), argv) == 0
-    assert seen[1].choices["export"] == "int4_cpu"
+    assert composed([f"fetch_run={fetch}", "export=int4_cpu"]).choices["export"] == "int4_cpu"
+    assert composed([f"fetch_run={fetch}", "overrides=export=int4_cpu"]).choices["export"] == "int4_cpu"
 
 
-def test_a_step_by_id_is_refused_for_another_model_than_its_upstreams(store, capsys):
-    fetch = step_run("fetch", **{"slmflow.model": "tiny_phi3", "slmflow.export": "fp32_cpu"})
-    assert main("export_onnx", never, ["model=smollm2_135m", f"fetch_run={fetch}"]) == 1
-    assert "is a run of model=tiny_phi3, not of model=smollm2_135m" in capsys.readouterr().err
+def test_an_inherited_experiment_may_be_named_again(store):
+    fetch = step_run("fetch", words={"overrides": "+experiment=tiny"})
+    assert composed([f"fetch_run={fetch}", "overrides=+experiment=tiny"]).choices["experiment"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("words", "argv", "said"),
+    [
+        (
+            {"model": "tiny_phi3"},
+            ["model=smollm2_135m"],
+            r"another model: model\.licence|another model: model\.name",
+        ),
+        (
+            {"model": "hub", "overrides": "model.source.repo=org/a"},
+            ["model=hub", "overrides=model.source.repo=org/b"],
+            r"another model: model\.name is 'a' there and 'b' here",
+        ),
+        (
+            {"model": "tiny_phi3", "overrides": "model.source.seed=5"},
+            ["model=tiny_phi3"],
+            r"model\.source\.seed is 5 there and 0 here",
+        ),
+    ],
+)
+def test_a_step_by_id_is_refused_for_another_model_than_its_upstreams(store, capsys, words, argv, said):
+    fetch = step_run("fetch", words=words)
+    assert main("export_onnx", never, [*argv, f"fetch_run={fetch}"]) == 1
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_two_upstreams_of_different_models_are_refused(store, capsys):
+    onnx = step_run("evaluate", words={"model": "tiny_phi3"})
+    pipeline = step_run("evaluate", words={"model": "tiny_phi3", "overrides": "model.source.seed=1"})
+    assert main("register", never, [f"onnx_run={onnx}", f"pipeline_run={pipeline}"]) == 1
+    assert f"pipeline_run={pipeline} was made for another model" in capsys.readouterr().err
+
+
+def test_what_was_exported_one_way_is_not_logged_as_another(store, capsys):
+    export = step_run("export_onnx", words={"model": "tiny_phi3", "export": "int8_cpu"})
+    assert main("log_onnx", never, [f"export_run={export}", "export=int4_cpu"]) == 1
+    assert "was made for another export" in capsys.readouterr().err
+
+
+def test_a_name_that_the_user_gave_to_a_run_is_kept(store):
+    assert runs.is_made_up("angry-wolf-518")
+    assert not runs.is_made_up("phi-test-1")
+    assert not runs.is_made_up(None)
 
 
 def test_errors_are_cut_to_one_line():

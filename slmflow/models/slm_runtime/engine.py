@@ -54,7 +54,7 @@ class GenerateEngine:
         Memory for keys and values is taken for prompt plus max_tokens only: the library's default is the
         whole context. Raises ValueError when prompt and answer cannot fit into the context.
         """
-        length = self._length(ids, sampling.max_tokens)
+        length = self.check_length(ids, sampling.max_tokens)
         with self._lock:
             generator = self._generator(length, sampling)
             generator.append_tokens(ids)
@@ -72,7 +72,7 @@ class GenerateEngine:
 
         A chunk of 1 takes the path of decoding, whose quantised kernels differ from those of prefill.
         """
-        length = self._length(ids, 0)
+        length = self.check_length(ids, 0)
         chunks = []
         with self._lock:
             generator = self._generator(length, Sampling())
@@ -81,7 +81,8 @@ class GenerateEngine:
                 chunks.append(np.array(generator.get_output("logits")[0], dtype=np.float32))
         return np.concatenate(chunks)
 
-    def _length(self, ids: list[int], new: int) -> int:
+    def check_length(self, ids: list[int], new: int) -> int:
+        """Tokens of prompt and answer together; raises ValueError when they exceed the context."""
         if not ids:
             raise ValueError("the prompt is empty")
         if len(ids) + new > self.context_length:
@@ -93,8 +94,10 @@ class GenerateEngine:
 
     def _generator(self, length: int, sampling: Sampling) -> og.Generator:
         params = og.GeneratorParams(self._model)
-        options: dict[str, float | int | bool] = {"max_length": length, "do_sample": sampling.temperature > 0}
-        if sampling.temperature > 0:
+        # A top_p of 0 leaves the first token only; the library takes it for 'no limit'.
+        sampled = sampling.temperature > 0 and sampling.top_p > 0
+        options: dict[str, float | int | bool] = {"max_length": length, "do_sample": sampled}
+        if sampled:
             # top_k is switched off: the library's default of 50 would cut what top_p is to judge.
             options |= {
                 "temperature": sampling.temperature,
