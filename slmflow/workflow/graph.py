@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slmflow.errors import SlmflowError
+
 STEP_INPUTS: dict[str, tuple[str, ...]] = {
     "fetch": (),
     "export_onnx": ("fetch_run",),
@@ -66,3 +68,15 @@ def needed_for(step: str, nodes: list[Node]) -> list[Node]:
         wanted.add(name)
         stack += [need for need in by_name[name].needs.values() if need not in wanted]
     return [node for node in nodes if node.name in wanted]
+
+
+def upstream_ids(step: str, arguments: dict[str, str]) -> dict[str, str]:
+    """The upstream ids among an entry point's arguments, without the empty ones; none for a driver.
+
+    Raises SlmflowError when some that the step needs are given and others are not.
+    """
+    ids = {name: arguments[name] for name in STEP_INPUTS[step] if arguments.get(name)}
+    missing = [name for name in STEP_INPUTS[step] if name not in ids and name not in OPTIONAL_INPUTS]
+    if ids and missing:
+        raise SlmflowError(f"{', '.join(ids)} is given, but {missing[0]} is not: give both, or neither")
+    return ids

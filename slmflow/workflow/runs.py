@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from slmflow.artifacts import local_path
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json
-from slmflow.workflow.graph import INPUT_STEPS, STEP_INPUTS
+from slmflow.workflow.graph import INPUT_STEPS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -113,11 +113,6 @@ def upstream_of(run: Run, parameter: str) -> Run:
 def words_of(run: Run) -> dict[str, str]:
     """The words that a run's configuration was composed from."""
     return {word: run.data.tags.get(tag, "") for word, tag in WORD_TAGS.items()}
-
-
-def upstream_ids(step: str, arguments: dict[str, str]) -> dict[str, str]:
-    """The upstream ids among an entry point's arguments, without the empty ones."""
-    return {name: arguments[name] for name in STEP_INPUTS[step] if arguments.get(name)}
 
 
 def record_upstream(ids: dict[str, str]) -> None:

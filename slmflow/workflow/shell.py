@@ -29,7 +29,7 @@ import yaml
 
 from slmflow.compose import Composition, compose, key_of, split_overrides
 from slmflow.errors import SlmflowError
-from slmflow.workflow.graph import OPTIONAL_INPUTS, STEP_INPUTS
+from slmflow.workflow.graph import STEP_INPUTS, upstream_ids
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -60,9 +60,12 @@ def main(step: str, work: Callable[[Context], None], argv: list[str] | None = No
     """Run an entry point; returns the exit status: 0, or 1 after one line on standard error."""
     try:
         arguments = parse_arguments(step, sys.argv[1:] if argv is None else argv)
-        composition = compose(**{name: arguments.get(name, "") for name in CHOICES})
+        ids = upstream_ids(step, arguments)
+        composition = None
+        if arguments.get("model") or not ids:  # else the upstream says which model
+            composition = compose(**{name: arguments.get(name, "") for name in CHOICES})
         _quiet()
-        _run(step, work, composition, arguments)
+        _run(step, work, composition, arguments, ids)
     except SlmflowError as error:
         print(f"slmflow {step}: {error}", file=sys.stderr)
         return 1
@@ -96,20 +99,20 @@ def parse_arguments(step: str, argv: list[str]) -> dict[str, str]:
 
 
 def _run(
-    step: str, work: Callable[[Context], None], composition: Composition, arguments: dict[str, str]
+    step: str,
+    work: Callable[[Context], None],
+    chosen: Composition | None,
+    arguments: dict[str, str],
+    ids: dict[str, str],
 ) -> None:
     import mlflow
 
     from slmflow.workflow import runs
 
-    ids = runs.upstream_ids(step, arguments)
     is_step = bool(ids) or not STEP_INPUTS[step]
-    if is_step:
-        missing = [n for n in STEP_INPUTS[step] if n not in ids and n not in OPTIONAL_INPUTS]
-        if missing:
-            raise SlmflowError(f"{', '.join(ids)} is given, but {missing[0]} is not: give both, or neither")
     upstream = {name: runs.upstream(name, run_id) for name, run_id in ids.items()}
-    composition = _agree(composition, upstream, arguments)
+    composition = chosen or _inherit(runs.words_of(next(iter(upstream.values()))), arguments)
+    _agree(composition, upstream)
     with _active_run(step) as run:
         mlflow.set_tags({runs.KIND_TAG: "step" if is_step else "driver", runs.STEP_TAG: step})
         words = {**composition.choices, "overrides": composition.overrides}
@@ -135,18 +138,13 @@ def _run(
             raise
 
 
-def _agree(composition: Composition, upstream: dict[str, Run], arguments: dict[str, str]) -> Composition:
-    """The configuration of a step that is run by upstream ids.
+def _agree(composition: Composition, upstream: dict[str, Run]) -> None:
+    """Raise SlmflowError when an upstream was made for another model, or from another export.
 
-    Without `model` it is the upstream's own, with the user's overrides on top. Raises SlmflowError when
-    an upstream was made for another model, or from another export: the result would carry a wrong name.
+    The result would carry a wrong name.
     """
     from slmflow.workflow import runs
 
-    if not upstream:
-        return composition
-    if not arguments.get("model"):
-        composition = _inherit(runs.words_of(next(iter(upstream.values()))), arguments)
     mine = yaml.safe_load(composition.yaml)
     for name, run in upstream.items():
         theirs = yaml.safe_load(runs.artifact(run, "config.yaml").read_text())
@@ -154,14 +152,13 @@ def _agree(composition: Composition, upstream: dict[str, Run], arguments: dict[s
         for part in ("model", "export") if made_of_export else ("model",):
             if theirs[part] != mine[part]:
                 raise SlmflowError(
-                    f"{name}={arguments[name]} was made for another {part}: "
+                    f"{name}={run.info.run_id} was made for another {part}: "
                     f"{_difference(theirs[part], mine[part], part)}; leave {part}= out to take its own"
                 )
-    return composition
 
 
 def _inherit(words: dict[str, str], arguments: dict[str, str]) -> Composition:
-    """The upstream's words, replaced where the user says something else."""
+    """The configuration of a step without `model`: its upstream's, replaced where the user says otherwise."""
     own = split_overrides(arguments.get("overrides", ""))
     said = {key_of(token) for token in own}
     kept = [token for token in split_overrides(words["overrides"]) if key_of(token) not in said]

@@ -166,6 +166,7 @@ def test_a_step_by_id_takes_its_upstreams_configuration_and_the_users_on_top(sto
     assert composition.choices["export"] == "int8_cpu"
     assert composition.config.model.source.seed == 5
     assert composition.config.package.max_tokens == 7
+    assert composed([f"fetch_run={fetch}", "overrides=model.source.seed=5"])
     assert composed([f"fetch_run={fetch}", "export=int4_cpu"]).choices["export"] == "int4_cpu"
     assert composed([f"fetch_run={fetch}", "overrides=export=int4_cpu"]).choices["export"] == "int4_cpu"
 
