@@ -69,16 +69,16 @@ def prove(folder: Path, huggingface: Path | None, precision: Precision) -> dict[
         "reference": huggingface is not None,
     }
     if huggingface is not None:
-        proofs["tokenizer"] = _same_ids(tokenizer, huggingface)
-        proofs["template"] = _same_template(tokenizer, huggingface)
+        from transformers import AutoTokenizer
+
+        theirs = AutoTokenizer.from_pretrained(huggingface)
+        proofs["tokenizer"] = _same_ids(tokenizer, theirs)
+        proofs["template"] = _same_template(tokenizer, theirs)
         proofs["logits"] = _right_logits(engine, huggingface, prompt, precision)
     return proofs
 
 
-def _same_ids(tokenizer: TextTokenizer, huggingface: Path) -> dict[str, int]:
-    from transformers import AutoTokenizer
-
-    reference = AutoTokenizer.from_pretrained(huggingface)
+def _same_ids(tokenizer: TextTokenizer, reference: Any) -> dict[str, int]:
     texts = [*CORPUS, shipped_text()]
     for text in texts:
         ours, theirs = tokenizer.encode(text), reference(text)["input_ids"]
@@ -91,10 +91,7 @@ def _same_ids(tokenizer: TextTokenizer, huggingface: Path) -> dict[str, int]:
     return {"texts": len(texts), "differences": 0}
 
 
-def _same_template(tokenizer: TextTokenizer, huggingface: Path) -> dict[str, int]:
-    from transformers import AutoTokenizer
-
-    reference = AutoTokenizer.from_pretrained(huggingface)
+def _same_template(tokenizer: TextTokenizer, reference: Any) -> dict[str, int]:
     if reference.chat_template is None:
         return {"chats": 0, "differences": 0}
     compared = 0
