@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 import slmflow  # noqa: F401  switches telemetry off
 from benchmarks import Row, publish, row
 from slmflow.workflow import runs
+from slmflow.workflow.closure import ROOT
 
 GOAL_TOTAL_SECONDS = 600.0
 """`make run` may take ten minutes on 2 cores, its installation included."""
@@ -35,7 +36,7 @@ def measure(arguments: list[str]) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as folder:
         store = f"sqlite:///{folder}/mlflow.db"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        command = [sys.executable, "-m", "mlflow", "run", str(runs.ROOT), "--env-manager", "local"]
+        command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local"]
         started = time.time()
         subprocess.run(
             [*command, *arguments],

@@ -9,10 +9,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import mlflow
-from mlflow.exceptions import MlflowException
-
 from slmflow.errors import SlmflowError, first_line
+
+
+def folder_of(uri: str) -> Path | None:
+    """The path that an artifact URI names on this machine, existing or not; None for a remote store."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(url2pathname(parts.path) if parts.scheme else uri)
 
 
 def local_path(uri: str) -> Path:
@@ -22,12 +27,14 @@ def local_path(uri: str) -> Path:
     there, even when they are on this machine. Here only a remote artifact is downloaded, to a folder
     that goes when the process ends. Raises SlmflowError when it does not exist.
     """
-    parts = urlsplit(uri)
-    if parts.scheme in ("", "file"):
-        path = Path(url2pathname(parts.path) if parts.scheme else uri)
+    path = folder_of(uri)
+    if path is not None:
         if not path.exists():
             raise SlmflowError(f"{uri}: not there")
         return path
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
     scratch = tempfile.mkdtemp(prefix="slmflow-artifact-")
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     try:

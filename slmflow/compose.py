@@ -79,9 +79,7 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
         if "oc.env" in token:
             raise SlmflowError(f"overrides: {token}: a value from the environment would be recorded")
     given = {"model": model, "export": export}
-    for name, value in given.items():
-        if value and any(key_of(token) == name for token in tokens):
-            raise SlmflowError(f"{name}={value} is given as a parameter and in overrides: give it once")
+    given_twice(given, tokens)
     chosen = [f"{name}={value}" for name, value in given.items() if value]
     container = _hydra(chosen + tokens)
     choices = {k: str(v) for k, v in container.hydra.runtime.choices.items() if not k.startswith("hydra/")}
@@ -92,6 +90,19 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     rest = [token for token in tokens if key_of(token) not in GROUP_PARAMETERS]
     yaml = OmegaConf.to_yaml(container, resolve=True)
     return Composition(config, choices, shlex.join(rest), yaml, _base(config.model))
+
+
+def given_twice(given: dict[str, str], tokens: list[str]) -> None:
+    """Raise SlmflowError when a parameter stands among the overrides as well."""
+    for name, value in given.items():
+        if value and any(key_of(token) == name for token in tokens):
+            raise SlmflowError(f"{name}={value} is given as a parameter and in overrides: give it once")
+
+
+def sweep_of(overrides: list[str]) -> dict[str, str]:
+    """What the chosen experiment sweeps (its `hydra.sweeper.params`): key to comma-separated values."""
+    params = _hydra(overrides).hydra.sweeper.params
+    return {str(key): str(value) for key, value in (params or {}).items()}
 
 
 def _base(model: ModelConfig) -> ModelConfig | None:

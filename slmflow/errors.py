@@ -12,3 +12,9 @@ class SlmflowError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message that says something, else its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception with its type, ours without, as one line of at most 500 characters."""
+    name = "" if isinstance(error, SlmflowError) else f"{type(error).__name__}: "
+    return f"{name}{first_line(error)}"[:500]

@@ -14,38 +14,75 @@ the pipeline `reference/`: the log-probabilities that every other candidate is c
 from __future__ import annotations
 
 import itertools
-import resource
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-import mlflow
-import numpy as np
-from tqdm import tqdm
-
 from slmflow.errors import SlmflowError
 from slmflow.files import size_under, write_json
-from slmflow.packaging.weights import weights_of
-from slmflow.quality import reference
-from slmflow.quality.candidates import load
-from slmflow.quality.cost import measure_speed
-from slmflow.quality.fidelity import Window, compare, windows_of
-from slmflow.sources.huggingface import huggingface_folder
-from slmflow.text import text_of
-from slmflow.workflow import runs
-from slmflow.workflow.shell import Context, main
+from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from slmflow.quality.candidates import Candidate
+    from slmflow.quality.fidelity import Window
+    from slmflow.workflow.step import Context
 
 
 def work(context: Context) -> None:
-    """Measure, and leave the figures where people and the gate look for them."""
+    """Measure what no earlier run has, and leave the figures where people and the gate look for them."""
+    import mlflow
+
+    from slmflow.config import Verify
+    from slmflow.workflow import runs
+    from slmflow.workflow.parts import find_parts, part_keys, part_tag, take_part
+
+    logged_run = context.upstream["logged_run"]
+    logged = runs.json_artifact(logged_run, "logged.json")
+    compared = logged["candidate"] == "pipeline" or "reference_run" in context.upstream
+    if not compared and (
+        context.config.export.exporter != "prebuilt" or context.composition.base is not None
+    ):
+        raise SlmflowError("reference_run is missing: give the id of the run that evaluated the pipeline")
+    keys = part_keys(context.parts, logged, compared=compared)
+    driver = context.config.driver
+    earlier = find_parts(keys, full=driver.verify is Verify.full) if driver.cache else {}
+    measured = {part: take_part(part, run, context) for part, run in earlier.items()}
+    if len(measured) < len(keys):
+        measured |= _measure(
+            context, logged, [part for part in keys if part not in measured], compared=compared
+        )
+    names = ("candidate", "model_id", "precision", "parameters", "source_digest", "fingerprint")
+    evaluation = {**{name: logged[name] for name in names}, **measured}
+    write_json(context.outputs / "evaluation.json", evaluation)
+    mlflow.set_tags({part_tag(part): key for part, key in keys.items()})
+    if measured["fidelity"]:
+        # As `mlflow.log_table` does, so that the UI shows the rows.
+        mlflow.set_tag("mlflow.loggedArtifacts", json.dumps([{"path": "windows.json", "type": "table"}]))
+    # Logged once for the run and the model: MLflow files a metric under both when the model is named.
+    mlflow.log_metrics({**(measured["fidelity"] or {}), **measured["cost"]}, model_id=logged["model_id"])
+    shown = "fidelity not measured"
+    if faithful := measured["fidelity"]:
+        shown = f"KL {faithful['kl_mean']:.3g}, top-1 {faithful['top1_agreement']:.3f}"
+    speed = measured["cost"]["decode_tokens_per_second"]
+    print(f"  {logged['candidate']} {logged['precision']}: {shown}, {speed:.1f} tokens/s")
+
+
+def _measure(context: Context, logged: dict[str, Any], parts: list[str], *, compared: bool) -> dict[str, Any]:
+    """Load the packaged model and measure the parts: cost first, while the process holds nothing else."""
+    from slmflow.quality.candidates import load
+    from slmflow.quality.cost import measure_speed
+    from slmflow.quality.fidelity import windows_of
+    from slmflow.text import text_of
+    from slmflow.workflow import runs
+    from slmflow.workflow.locks import quiet
+    from slmflow.workflow.step import peak_resident_bytes
+
     config = context.config.evaluate
-    logged = runs.json_artifact(context.upstream["logged_run"], "logged.json")
-    text = text_of(config.text)
-    candidate = load(logged["candidate"], f"models:/{logged['model_id']}")
+    model_id, folder = runs.model_of(context.upstream["logged_run"])
+    candidate = load(logged["candidate"], f"models:/{model_id}")
     longest = max(config.window, config.prompt_tokens + config.new_tokens)
     if longest > candidate.context_length:
         raise SlmflowError(
@@ -53,59 +90,56 @@ def work(context: Context) -> None:
             f"{config.prompt_tokens + config.new_tokens} must fit into the model's context of "
             f"{candidate.context_length}: choose evaluate=quick, or set them"
         )
-    ids = candidate.encode(text)
+    ids = candidate.encode(text_of(config.text))
     windows = windows_of(ids, config.window, config.windows)
     if not windows:
         raise SlmflowError(f"evaluate.window={config.window}: the text has only {len(ids)} tokens")
-    cost = measure_speed(candidate, ids[: config.prompt_tokens], config.new_tokens, config.repeats)
-    # Taken before the reference is loaded into this process: the figure is the candidate's own.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    folder = weights_of(logged["model_id"])
-    cost |= {"size_bytes": float(size_under(folder)), "peak_resident_bytes": float(peak)}
-    expected = _reference(context, logged, windows)
-    faithful = None if expected is None else _fidelity(candidate, windows, expected)
-    names = ("candidate", "model_id", "precision", "parameters", "source_digest", "fingerprint")
-    evaluation = {**{name: logged[name] for name in names}, "fidelity": faithful, "cost": cost}
-    mlflow.log_artifact(str(write_json(context.scratch / "evaluation.json", evaluation)))
-    metrics = {**(faithful or {}), **cost}
-    # Logged once for the run and the model: MLflow files a metric under both when the model is named.
-    mlflow.log_metrics(metrics, model_id=logged["model_id"])
-    shown = "fidelity not measured"
-    if faithful:
-        shown = f"KL {faithful['kl_mean']:.3g}, top-1 {faithful['top1_agreement']:.3f}"
-    speed = cost["decode_tokens_per_second"]
-    print(f"  {logged['candidate']} {logged['precision']}: {shown}, {speed:.1f} tokens/s")
+    measured: dict[str, Any] = {}
+    if "cost" in parts:
+        with quiet():
+            cost = measure_speed(candidate, ids[: config.prompt_tokens], config.new_tokens, config.repeats)
+        # Taken before the reference is loaded into this process: the figure is the candidate's own.
+        peak = float(peak_resident_bytes())
+        measured["cost"] = {**cost, "size_bytes": float(size_under(folder)), "peak_resident_bytes": peak}
+    if "fidelity" in parts:
+        expected = _reference(context, logged, windows) if compared else None
+        measured["fidelity"] = None if expected is None else _fidelity(context, candidate, windows, expected)
+    return measured
 
 
-def _reference(context: Context, logged: dict[str, Any], windows: list[Window]) -> NDArray[np.float32] | None:
-    """The reference's log-probabilities at the scored positions: made, read, or not to be had."""
+def _reference(context: Context, logged: dict[str, Any], windows: list[Window]) -> NDArray[np.float32]:
+    """The reference's log-probabilities at the scored positions: made with the pipeline, else read."""
+    from slmflow.quality import reference
+    from slmflow.workflow import runs
+
     if logged["candidate"] == "pipeline":
         fetch = runs.upstream_of(context.upstream["logged_run"], "fetch_run")
-        source = runs.artifact(fetch, "base" if context.composition.base else "source")
-        huggingface = huggingface_folder(source, context.scratch)
-        logs = reference.scored_logprobs(huggingface, windows)
-        folder = reference.save(context.scratch / "reference", logs, windows, logged["reference_digest"])
-        mlflow.log_artifacts(str(folder), "reference")
+        logs = reference.scored_logprobs(runs.huggingface(fetch), windows)
+        reference.save(context.outputs / "reference", logs, windows, logged["reference_digest"])
         return logs
-    if "reference_run" not in context.upstream:
-        if context.config.export.exporter == "prebuilt" and context.composition.base is None:
-            return None
-        raise SlmflowError("reference_run is missing: give the id of the run that evaluated the pipeline")
     folder = runs.artifact(context.upstream["reference_run"], "reference")
     return reference.read(folder, windows, logged["reference_digest"])
 
 
-def _fidelity(candidate: Candidate, windows: list[Window], expected: NDArray[np.float32]) -> dict[str, float]:
+def _fidelity(
+    context: Context, candidate: Candidate, windows: list[Window], expected: NDArray[np.float32]
+) -> dict[str, float]:
     """Compare at every scored position; leave a row a window and return the figures over all."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from slmflow.quality.fidelity import compare
+
     scored = [candidate.logprobs(window.ids)[window.scored] for window in tqdm(windows, "  windows")]
     targets = np.concatenate([window.targets for window in windows])
     positions = compare(expected, np.concatenate(scored), targets)
     borders = np.cumsum([0, *map(len, scored)])
     rows = [positions[start:end].figures() for start, end in itertools.pairwise(borders)]
-    table = {"window": list(range(len(rows))), **{name: [row[name] for row in rows] for name in rows[0]}}
-    mlflow.log_table(table, "windows.json")
+    columns = ["window", *rows[0]]
+    data = [[number, *row.values()] for number, row in enumerate(rows)]
+    write_json(context.outputs / "windows.json", {"columns": columns, "data": data})
     return positions.figures()
 
 
 if __name__ == "__main__":
-    sys.exit(main("evaluate", work))
+    sys.exit(main("evaluate"))

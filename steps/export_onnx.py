@@ -12,33 +12,31 @@ Leaves `onnx/` and `export.json`: exporter, options, sha256 of every file, and w
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-import mlflow
-
-from slmflow.config import PrebuiltExport
-from slmflow.export import export_folder
-from slmflow.export.proofs import prove
 from slmflow.files import digests_under, size_under, write_json
-from slmflow.sources.huggingface import huggingface_folder
-from slmflow.workflow import runs
-from slmflow.workflow.shell import Context, main
+from slmflow.workflow.shell import main
+
+if TYPE_CHECKING:
+    from slmflow.workflow.step import Context
 
 
 def work(context: Context) -> None:
-    """Export, prove, and only then log the folder."""
+    """Export and prove."""
+    from slmflow.export import export_folder
+    from slmflow.export.proofs import prove
+    from slmflow.workflow import runs
+
     config = context.config.export
     fetch = context.upstream["fetch_run"]
-    source = runs.artifact(fetch, "source")
+    prebuilt = config.exporter == "prebuilt"
+    huggingface = None if prebuilt and not context.composition.base else runs.huggingface(fetch)
+    weights = runs.artifact(fetch, "source") if huggingface is None or prebuilt else huggingface
     folder = context.scratch / "onnx"
-    # A made Hugging Face folder is made once, for the exporter and for the proofs.
-    if isinstance(config, PrebuiltExport):
-        huggingface = runs.artifact(fetch, "base") if context.composition.base else None
-        weights = source
-    else:
-        huggingface = weights = huggingface_folder(source, context.scratch)
     options = export_folder(config, weights, folder, context.scratch)
     proofs = prove(folder, huggingface, config.precision)
-    mlflow.log_artifacts(str(folder), "onnx")
+    folder.rename(context.outputs / "onnx")
+    folder = context.outputs / "onnx"
     description = {
         "exporter": config.exporter,
         "precision": config.precision.value,
@@ -47,11 +45,11 @@ def work(context: Context) -> None:
         "files": digests_under(folder),
         "proofs": proofs,
     }
-    mlflow.log_artifact(str(write_json(context.scratch / "export.json", description)))
+    write_json(context.outputs / "export.json", description)
     print(
         f"  {config.exporter} {config.precision.value}: {size_under(folder) / 1e6:.0f} MB; proven: {proofs}"
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main("export_onnx", work))
+    sys.exit(main("export_onnx"))

@@ -6,8 +6,9 @@ Tiny, offline:
 
     mlflow run . -e fetch --env-manager local -P model=tiny_phi3
 
-Leaves `source/` as published and `manifest.json`; for a prebuilt model that names its base also `base/`
-and `base_manifest.json`, the weights that it was made from.
+Leaves `source/` as published and `manifest.json`, and for a GGUF file `huggingface/`, the same weights as
+a Hugging Face folder; for a prebuilt model that names its base also `base/` and `base_manifest.json`, the
+weights that it was made from.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import mlflow
 
 from slmflow.files import write_json
 from slmflow.sources import take
+from slmflow.sources.huggingface import make_huggingface
 from slmflow.sources.manifest import build_manifest, enforce_digest
-from slmflow.workflow.shell import Context, main
+from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
     from slmflow.config import ModelConfig
+    from slmflow.workflow.step import Context
 
 
 def work(context: Context) -> None:
@@ -34,13 +37,14 @@ def work(context: Context) -> None:
 
 
 def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str) -> None:
-    scratch = context.scratch / folder
-    taken = take(model.source, scratch)
+    taken = take(model.source, context.scratch / folder)
     manifest = build_manifest(taken, model.licence)
     enforce_digest(manifest, model.source.digest)
-    mlflow.log_artifacts(str(taken.folder), folder)
-    # The manifest comes last: a run that has one has every file in it.
-    mlflow.log_artifact(str(write_json(scratch / manifest_name, manifest)))
+    prefix = "" if folder == "source" else f"{folder}_"
+    made = make_huggingface(taken.folder, context.outputs / f"{prefix}huggingface")
+    taken.folder.rename(context.outputs / folder)
+    manifest["huggingface"] = {"source": folder, "made": f"{prefix}huggingface", "none": None}[made]
+    write_json(context.outputs / manifest_name, manifest)
     size = sum(entry["size"] for entry in manifest["files"].values())
     files, digest = len(manifest["files"]), manifest["digest"]
     print(f"  {taken.origin}: {files} files, {size / 1e6:.0f} MB, digest {digest[:12]}")
@@ -59,4 +63,4 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
 
 
 if __name__ == "__main__":
-    sys.exit(main("fetch", work))
+    sys.exit(main("fetch"))

@@ -14,24 +14,33 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-import mlflow
+from slmflow.files import canonical_digest, digests_under, write_json
+from slmflow.workflow.shell import main
 
-from slmflow.files import canonical_digest, digests_under
-from slmflow.packaging import pinned
-from slmflow.packaging.onnx_model import EXAMPLES, MODELS, REQUIREMENTS, SHIPPED, log_onnx_model, signature
-from slmflow.packaging.record import log_record, metadata_of
-from slmflow.workflow import runs
-from slmflow.workflow.shell import Context, main
+if TYPE_CHECKING:
+    from slmflow.workflow.step import Context
 
 
 def work(context: Context) -> None:
     """Log by path: nothing is loaded."""
+    from slmflow.packaging import pinned
+    from slmflow.packaging.onnx_model import (
+        EXAMPLES,
+        MODELS,
+        REQUIREMENTS,
+        SHIPPED,
+        log_onnx_model,
+        signature,
+    )
+    from slmflow.packaging.record import metadata_of, write_record
+    from slmflow.workflow import runs
+
     export_run = context.upstream["export_run"]
     export = runs.json_artifact(export_run, "export.json")
     fetch = runs.upstream_of(export_run, "fetch_run")
     manifest = runs.json_artifact(fetch, "manifest.json")
-    reference = "base_manifest.json" if context.composition.base else "manifest.json"
     model, package = context.config.model, context.config.package
     code = {name: sha for name, sha in digests_under(MODELS).items() if re.match(SHIPPED, name)}
     fingerprint = canonical_digest(
@@ -45,14 +54,14 @@ def work(context: Context) -> None:
         }
     )
     metadata = metadata_of(manifest, fingerprint, precision=export["precision"])
-    metadata["reference_digest"] = runs.json_artifact(fetch, reference)["digest"]
+    metadata["reference_digest"] = runs.reference_manifest(fetch)["digest"]
     metadata |= {"task": "llm/v1/chat", "exporter": export["exporter"], "export_options": export["options"]}
     folder = runs.artifact(export_run, "onnx")
-    model_id = log_onnx_model(folder, model.name, package, context.scratch, metadata)
+    context.model_id = log_onnx_model(folder, model.name, package, context.scratch, metadata)
     for name, example in EXAMPLES.items():
-        mlflow.log_dict(example, f"examples/{name}.json")
-    log_record("onnx", model_id, metadata)
+        write_json(context.outputs / "examples" / f"{name}.json", example)
+    write_record(context.outputs, "onnx", context.model_id, metadata)
 
 
 if __name__ == "__main__":
-    sys.exit(main("log_onnx", work))
+    sys.exit(main("log_onnx"))

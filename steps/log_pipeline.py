@@ -12,31 +12,35 @@ Leaves the LoggedModel `pipeline` and `logged.json`.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from slmflow.files import canonical_digest, digests_under
-from slmflow.packaging import pinned
-from slmflow.packaging.pipeline_model import REQUIREMENTS, dtype_of, log_pipeline_model
-from slmflow.packaging.record import log_record, metadata_of
-from slmflow.sources.huggingface import huggingface_folder
-from slmflow.workflow import runs
-from slmflow.workflow.shell import Context, main
+from slmflow.workflow.shell import main
+
+if TYPE_CHECKING:
+    from slmflow.workflow.step import Context
 
 
 def work(context: Context) -> None:
     """Log by path: nothing is loaded."""
+    from slmflow.packaging import pinned
+    from slmflow.packaging.pipeline_model import REQUIREMENTS, dtype_of, log_pipeline_model
+    from slmflow.packaging.record import metadata_of, write_record
+    from slmflow.workflow import runs
+
     fetch = context.upstream["fetch_run"]
-    folder = "base" if context.composition.base else "source"
-    manifest = runs.json_artifact(fetch, "base_manifest.json" if folder == "base" else "manifest.json")
-    huggingface = huggingface_folder(runs.artifact(fetch, folder), context.scratch)
+    manifest = runs.reference_manifest(fetch)
+    huggingface = runs.huggingface(fetch)
     dtype = dtype_of(huggingface)
     fingerprint = canonical_digest(
         {"files": digests_under(huggingface), "requirements": pinned(*REQUIREMENTS), "dtype": dtype}
     )
     metadata = metadata_of(manifest, fingerprint, precision=dtype)
     metadata["reference_digest"] = manifest["digest"]
-    model_id = log_pipeline_model(huggingface, context.config.model.name, context.scratch, metadata)
-    log_record("pipeline", model_id, metadata)
+    name = context.config.model.name
+    context.model_id = log_pipeline_model(huggingface, name, context.scratch, metadata)
+    write_record(context.outputs, "pipeline", context.model_id, metadata)
 
 
 if __name__ == "__main__":
-    sys.exit(main("log_pipeline", work))
+    sys.exit(main("log_pipeline"))

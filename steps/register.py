@@ -15,18 +15,24 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 from slmflow.config import GateMode
 from slmflow.errors import SlmflowError
 from slmflow.files import write_json
-from slmflow.packaging.weights import weights_of
 from slmflow.registry.gate import Verdict, judge
 from slmflow.registry.versions import FINGERPRINT_TAG, Registered, register
 from slmflow.workflow import runs
-from slmflow.workflow.shell import Context, main
+from slmflow.workflow.locks import held
+from slmflow.workflow.shell import main
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from slmflow.workflow.step import Context
 
 CANDIDATES = {"onnx": "onnx_run", "pipeline": "pipeline_run"}
 """Candidate, which is also the suffix of its registered model, to the parameter with its evaluation."""
@@ -47,8 +53,9 @@ def work(context: Context) -> None:
         "verdicts": {name: verdict.as_dict() for name, verdict in verdicts.items()},
         "registered": {name: asdict(version) for name, version in registered.items()},
     }
-    mlflow.log_artifact(str(write_json(context.scratch / "gate.json", outcome)))
+    write_json(context.outputs / "gate.json", outcome)
     if misses and mode is GateMode.enforce:
+        mlflow.log_artifact(str(context.outputs / "gate.json"))
         raise SlmflowError(f"the gate was missed, nothing is registered: {'; '.join(misses)}")
     for version in registered.values():
         alias = f" @{version.alias}" if version.alias else ""
@@ -69,10 +76,9 @@ def _evaluations(context: Context) -> dict[str, dict[str, Any]]:
 
 
 def _register(context: Context, name: str, evaluation: dict[str, Any], verdict: Verdict) -> Registered:
-    model_id = evaluation["model_id"]
-    weights_of(model_id)
     evaluate_run = context.upstream[CANDIDATES[name]]
     logged_run = runs.upstream_of(evaluate_run, "logged_run")
+    model_id, _ = runs.model_of(logged_run)
     logged = runs.json_artifact(logged_run, "logged.json")
     judged = context.config.gate.mode is not GateMode.off
     alias = "champion" if verdict.passed or not judged else "challenger"
@@ -92,10 +98,21 @@ def _register(context: Context, name: str, evaluation: dict[str, Any], verdict: 
     description = (
         f"{logged['source']} at {logged['commit']}, {logged['precision']}. Gate: {tags['gate']}. {checks}."
     )
-    return register(
-        f"{context.config.model.name}-{name}", model_id, logged_run.info.run_id, tags, description, alias
-    )
+    registered_name = f"{context.config.model.name}-{name}"
+    with held(f"register {runs.store_name()} {registered_name}"):
+        return register(
+            registered_name, model_id, logged_run.info.run_id, tags, description, alias, _is_intact
+        )
+
+
+def _is_intact(version: ModelVersion) -> bool:
+    """Whether a version's model still holds what was logged; checked by the index of the run that did."""
+    try:
+        runs.model_of(mlflow.get_run(version.run_id))
+    except (SlmflowError, MlflowException):
+        return False
+    return True
 
 
 if __name__ == "__main__":
-    sys.exit(main("register", work))
+    sys.exit(main("register"))

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from slmflow.config.driver import DriverConfig, Verify
 from slmflow.config.export import (
     ExportConfig,
     GenaiExport,
@@ -36,6 +37,7 @@ from slmflow.config.source import (
 __all__ = [
     "Architecture",
     "Config",
+    "DriverConfig",
     "EvaluateConfig",
     "ExportConfig",
     "GateConfig",
@@ -53,6 +55,7 @@ __all__ = [
     "RandomSource",
     "SourceConfig",
     "Threshold",
+    "Verify",
     "WheelSource",
     "register_schemas",
 ]
@@ -84,6 +87,7 @@ class Config:
     package: PackageConfig = field(default_factory=PackageConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    driver: DriverConfig = field(default_factory=DriverConfig)
 
 
 SCHEMAS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from slmflow.config import GenaiExport, Precision
 from slmflow.errors import SlmflowError
-from slmflow.sources.huggingface import huggingface_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,11 +34,10 @@ def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> di
     """Build the folder. Raises SlmflowError for an architecture that the builder does not know."""
     from onnxruntime_genai.models import builder
 
-    huggingface = huggingface_folder(source, scratch)
     options = builder_options(config)
     arguments = (
         "",
-        str(huggingface),
+        str(source),
         str(folder),
         config.precision.value,
         config.provider.value,

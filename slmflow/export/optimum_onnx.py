@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from slmflow.files import write_json
-from slmflow.sources.huggingface import huggingface_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,10 +26,9 @@ def export(config: OptimumExport, source: Path, folder: Path, scratch: Path) -> 
     """Trace the model, and describe the graph so that the generate() API can run it."""
     from optimum.exporters.onnx import main_export
 
-    huggingface = huggingface_folder(source, scratch)
     task = "text-generation-with-past"
     main_export(
-        str(huggingface),
+        str(source),
         output=folder,
         task=task,
         device="cpu",
@@ -38,11 +36,10 @@ def export(config: OptimumExport, source: Path, folder: Path, scratch: Path) -> 
         do_validation=False,
     )
     for name in TOKENIZER_FILES:  # byte for byte the source's, not what a newer library makes of them
-        if (huggingface / name).is_file():
-            shutil.copyfile(huggingface / name, folder / name)
-    write_json(
-        folder / "genai_config.json", genai_config(json.loads((huggingface / "config.json").read_text()))
-    )
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    description = json.loads((source / "config.json").read_text())
+    write_json(folder / "genai_config.json", genai_config(description))
     return {"task": task, "optimum": version("optimum"), "optimum-onnx": version("optimum-onnx")}
 
 

@@ -15,6 +15,7 @@ from mlflow.types.schema import AnyType, Array, Map
 
 from slmflow.files import files_under, link_or_copy
 from slmflow.packaging import pinned
+from slmflow.packaging.weights import add_weights, without_weights
 
 if TYPE_CHECKING:
     from slmflow.config import PackageConfig
@@ -55,8 +56,7 @@ def log_onnx_model(
     the paths that it is given into the model, so it is given names in a folder of their own.
     """
     staged = scratch / "staged"
-    for path in files_under(folder):
-        link_or_copy(path, staged / "onnx" / path.relative_to(folder))
+    weights = without_weights(folder, staged / "onnx")
     for path in files_under(MODELS):
         if re.match(SHIPPED, path.relative_to(MODELS).as_posix()):
             link_or_copy(path, staged / path.relative_to(MODELS))
@@ -80,4 +80,5 @@ def log_onnx_model(
             },
             metadata=metadata,
         )
+    add_weights(str(info.model_id), folder, weights, "artifacts/onnx", scratch)
     return str(info.model_id)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 
 from slmflow.packaging import pinned
+from slmflow.packaging.weights import add_weights, without_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ REQUIREMENTS = ("mlflow", "transformers", "torch", "tokenizers", "safetensors", 
 def log_pipeline_model(huggingface: Path, name: str, scratch: Path, metadata: dict[str, Any]) -> str:
     """Log a Hugging Face folder with `task="llm/v1/chat"`; returns the LoggedModel's id.
 
-    By path, so the weights are copied and never loaded. Three arguments close known traps: without
+    By path, so the weights are linked and never loaded. Three arguments close known traps: without
     `pip_requirements` MLflow looks for torchvision, without `torch_dtype` a bf16 checkpoint reloads as
     fp32, without `model_card` it asks the hub.
     """
@@ -27,8 +28,7 @@ def log_pipeline_model(huggingface: Path, name: str, scratch: Path, metadata: di
     from huggingface_hub import ModelCard
 
     # MLflow records the path as the model's name and answers with it: make that path the name.
-    (scratch / "named").mkdir()
-    (scratch / "named" / name).symlink_to(huggingface.resolve(), target_is_directory=True)
+    weights = without_weights(huggingface, scratch / "named" / name)
     with contextlib.chdir(scratch / "named"):
         info = mlflow.transformers.log_model(
             transformers_model=name,
@@ -39,6 +39,7 @@ def log_pipeline_model(huggingface: Path, name: str, scratch: Path, metadata: di
             model_card=ModelCard(card_text(name, metadata)),
             metadata=metadata,
         )
+    add_weights(str(info.model_id), huggingface, weights, "model", scratch)
     return str(info.model_id)
 
 

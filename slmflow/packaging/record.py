@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
+
+from slmflow.files import write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def metadata_of(manifest: dict[str, Any], fingerprint: str, *, precision: str) -> dict[str, Any]:
@@ -24,8 +29,8 @@ def metadata_of(manifest: dict[str, Any], fingerprint: str, *, precision: str) -
     }
 
 
-def log_record(candidate: str, model_id: str, metadata: dict[str, Any]) -> None:
-    """Leave `logged.json` on the run, which later steps read, and the fingerprint as a tag."""
-    mlflow.log_dict({"candidate": candidate, "model_id": model_id, **metadata}, "logged.json")
+def write_record(outputs: Path, candidate: str, model_id: str, metadata: dict[str, Any]) -> None:
+    """Leave `logged.json`, which later steps read, and the fingerprint as a tag of the run."""
+    write_json(outputs / "logged.json", {"candidate": candidate, "model_id": model_id, **metadata})
     mlflow.set_tag("slmflow.fingerprint", metadata["fingerprint"])
     print(f"  {candidate}: models:/{model_id}, fingerprint {metadata['fingerprint'][:12]}")

@@ -1,20 +1,63 @@
-"""The files of a LoggedModel."""
+"""The weights of a LoggedModel: brought there without a copy where that can be, and found again.
+
+`log_model` copies what it is given twice: to a folder of its own, and from there to the store. So it is
+given everything but the weights, which are then hard-linked into a local store, or uploaded once.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
-from slmflow.artifacts import local_path
+from slmflow.artifacts import folder_of, local_path
 from slmflow.errors import SlmflowError, first_line
-from slmflow.files import files_under
+from slmflow.files import files_under, link_or_copy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 WEIGHTS = (".onnx", ".safetensors")
+SHARED = (*WEIGHTS, ".data", ".onnx_data")
+"""Files that are linked into a LoggedModel; the small ones go the way of MLflow's own copies."""
+MLMODEL = "MLmodel"
+
+
+def without_weights(source: Path, staged: Path) -> list[Path]:
+    """Link or copy a folder's files to `staged`, except its weights, which are returned."""
+    staged.mkdir(parents=True, exist_ok=True)
+    files = files_under(source)
+    for path in files:
+        if path.suffix not in SHARED:
+            link_or_copy(path, staged / path.relative_to(source))
+    return [path for path in files if path.suffix in SHARED]
+
+
+def add_weights(model_id: str, source: Path, weights: list[Path], inside: str, scratch: Path) -> None:
+    """Bring the weights of `source` to `inside` of a LoggedModel, and put the true size into its MLmodel.
+
+    Says so where they had to be copied: another file system, or one without hard links.
+    """
+    client = MlflowClient()
+    location = client.get_logged_model(model_id).artifact_location
+    folder = folder_of(location)
+    target = folder if folder is not None else scratch / "upload"
+    copied = 0
+    for path in weights:
+        if not link_or_copy(path, target / inside / path.relative_to(source)):
+            copied += path.stat().st_size
+    if folder is None:
+        mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/{MLMODEL}", dst_path=str(target))
+    card = Model.load(str(target / MLMODEL))
+    card.model_size_bytes = (card.model_size_bytes or 0) + sum(path.stat().st_size for path in weights)
+    card.save(str(target / MLMODEL))
+    if folder is None:
+        client.log_model_artifacts(model_id, str(target))
+    elif copied:
+        print(f"  {copied / 1e6:.0f} MB were copied: the store's file system does not take hard links")
 
 
 def weights_of(model_id: str) -> Path:

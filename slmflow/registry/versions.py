@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-
-from slmflow.packaging.weights import weights_of
 
 FINGERPRINT_TAG = "slmflow.fingerprint"
 
@@ -26,16 +25,23 @@ class Registered:
 
 
 def register(
-    name: str, model_id: str, run_id: str, tags: dict[str, str], description: str, alias: str
+    name: str,
+    model_id: str,
+    run_id: str,
+    tags: dict[str, str],
+    description: str,
+    alias: str,
+    is_intact: Callable[[ModelVersion], bool],
 ) -> Registered:
     """Make sure that the registry has this content under `name`, with `alias` on it.
 
     A version whose fingerprint tag is the same holds the same content: it is kept, with the evidence
     that it was registered on, unless the gate says something else of it today. A `challenger` that
-    becomes `champion` is challenger no more. Raises SlmflowError when its weights are gone.
+    becomes `champion` is challenger no more. A version whose model is not intact is passed over: the
+    content gets a new one. Where another host made the same version meanwhile, the lower number stays.
     """
     client = MlflowClient()
-    version = find(client, name, tags[FINGERPRINT_TAG])
+    version = find(client, name, tags[FINGERPRINT_TAG], is_intact)
     created = version is None
     if version is None:
         _ensure_model(client, name)
@@ -47,12 +53,14 @@ def register(
             description=description,
             model_id=model_id,
         )
-    else:
-        weights_of(version.source.removeprefix("models:/"))
-        if version.tags.get("gate") != tags["gate"]:
-            for key, value in tags.items():
-                client.set_model_version_tag(name, version.version, key, value)
-            client.update_model_version(name, version.version, description)
+        first = find(client, name, tags[FINGERPRINT_TAG], is_intact)
+        if first is not None and int(first.version) < int(version.version):
+            client.delete_model_version(name, version.version)
+            version, created = first, False
+    if not created and version.tags.get("gate") != tags["gate"]:
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version.version, key, value)
+        client.update_model_version(name, version.version, description)
     number = str(version.version)
     if alias and alias_target(client, name, alias) != number:
         client.set_registered_model_alias(name, alias, number)
@@ -61,10 +69,13 @@ def register(
     return Registered(name, number, alias, created)
 
 
-def find(client: MlflowClient, name: str, fingerprint: str) -> ModelVersion | None:
-    """The newest version of `name` with this content, if there is one."""
+def find(
+    client: MlflowClient, name: str, fingerprint: str, is_intact: Callable[[ModelVersion], bool]
+) -> ModelVersion | None:
+    """The oldest version of `name` with this content whose model is intact, if there is one."""
     found = client.search_model_versions(f"name = '{name}' and tag.`{FINGERPRINT_TAG}` = '{fingerprint}'")
-    return max(found, key=lambda version: int(version.version), default=None)
+    found = sorted(found, key=lambda version: int(version.version))
+    return next((version for version in found if is_intact(version)), None)
 
 
 def alias_target(client: MlflowClient, name: str, alias: str) -> str | None:

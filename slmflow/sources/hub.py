@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 """Tries of one download, each from where the last one broke off."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+FAILURES = (HfHubHTTPError, HFValidationError, RequestException, OSError, ValueError, RuntimeError)
+"""What the hub's client raises when it cannot reach, find or transfer."""
 
 
 def take(source: HubSource, folder: Path) -> Taken:
@@ -39,20 +41,14 @@ def take(source: HubSource, folder: Path) -> Taken:
     cache, so that the next try downloads it again. The repository's own code is never taken.
     """
     where = f"hub:{source.repo}"
+    commit, files = resolve(source)
+    names = wanted(list(files), source, where)
+    if not names:
+        inside = f" below {source.subfolder!r}" if source.subfolder else ""
+        raise SlmflowError(f"{where} at {commit[:12]}: no model files{inside}")
     try:
-        info = HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
-        commit = info.sha
-        if not commit or not COMMIT.fullmatch(commit):
-            raise SlmflowError(f"{where}: revision {source.revision!r} did not resolve to a commit")
-        if COMMIT.fullmatch(source.revision) and commit != source.revision:
-            raise SlmflowError(f"{where}: asked for commit {source.revision}, the hub answered with {commit}")
-        files = {file.rfilename: file for file in info.siblings or []}
-        names = wanted(list(files), source, where)
-        if not names:
-            inside = f" below {source.subfolder!r}" if source.subfolder else ""
-            raise SlmflowError(f"{where} at {commit[:12]}: no model files{inside}")
         snapshot = _download(source.repo, commit, names)
-    except (HfHubHTTPError, HFValidationError, RequestException, OSError, ValueError, RuntimeError) as error:
+    except FAILURES as error:
         raise SlmflowError(f"{where}: {_reason(error, source)}") from None
     for name in names:
         _verify(snapshot / name, files[name], f"{where}/{name}")
@@ -60,6 +56,24 @@ def take(source: HubSource, folder: Path) -> Taken:
         link_or_copy(snapshot / name, folder / short)
     pins = [] if source.revision == commit else [f"model.source.revision={commit}"]
     return Taken(folder, where, commit=commit, pins=pins)
+
+
+def resolve(source: HubSource) -> tuple[str, dict[str, Any]]:
+    """The commit that the revision stands for now, and its files by name.
+
+    Raises SlmflowError when the hub does not answer with a commit.
+    """
+    where = f"hub:{source.repo}"
+    try:
+        info = HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
+    except FAILURES as error:
+        raise SlmflowError(f"{where}: {_reason(error, source)}") from None
+    commit = info.sha
+    if not commit or not COMMIT.fullmatch(commit):
+        raise SlmflowError(f"{where}: revision {source.revision!r} did not resolve to a commit")
+    if COMMIT.fullmatch(source.revision) and commit != source.revision:
+        raise SlmflowError(f"{where}: asked for commit {source.revision}, the hub answered with {commit}")
+    return commit, {file.rfilename: file for file in info.siblings or []}
 
 
 def wanted(names: list[str], source: HubSource, where: str) -> list[str]:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from slmflow.errors import SlmflowError
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def huggingface_folder(source: Path, scratch: Path) -> Path:
-    """The source itself if it is a Hugging Face folder, else one made from its GGUF file in `scratch`.
+def make_huggingface(source: Path, folder: Path) -> Literal["source", "made", "none"]:
+    """Make a Hugging Face folder of a GGUF file, once, for every later step.
 
-    Raises SlmflowError for a folder that has neither.
+    Returns `source` where the source is such a folder already, `made` where `folder` was made from its
+    GGUF file, and `none` where it is another thing (a finished ONNX folder). Raises SlmflowError for a
+    GGUF file that cannot be read.
     """
     if (source / "config.json").is_file() and any(source.glob("*.safetensors")):
-        return source
+        return "source"
     gguf_files = sorted(source.glob("*.gguf"))
-    if len(gguf_files) == 1:
-        from slmflow.sources.gguf_file import to_huggingface
+    if len(gguf_files) != 1:
+        return "none"
+    from slmflow.sources.gguf_file import to_huggingface
 
-        folder = scratch / "huggingface"
-        to_huggingface(gguf_files[0], folder)
-        return folder
-    found = ", ".join(sorted(path.name for path in source.iterdir())[:6])
-    raise SlmflowError(
-        f"source holds neither config.json with safetensors nor one GGUF file: it holds {found}"
-    )
+    to_huggingface(gguf_files[0], folder)
+    return "made"

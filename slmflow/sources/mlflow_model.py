@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import files_under, link_or_copy
-from slmflow.sources.local import gather
+from slmflow.sources.local import data_in
 from slmflow.sources.manifest import Taken
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def take(source: MlflowSource, folder: Path) -> Taken:
         raise SlmflowError(f"model.source.uri={source.uri}: {first_line(error)}") from None
     card = local / "MLmodel"
     if not card.is_file():
-        gather(local, folder)
+        _gather(local, folder)
         return Taken(folder, f"mlflow:{source.uri}")
     description: dict[str, Any] = yaml.safe_load(card.read_text())
     flavour = description.get("flavors", {}).get("transformers")
@@ -43,8 +43,14 @@ def take(source: MlflowSource, folder: Path) -> Taken:
             f"model.source.uri={source.uri}: has the flavours {flavours}, "
             "but only transformers models with their weights can be taken"
         )
-    gather(local / flavour["model_binary"], folder)
+    _gather(local / flavour["model_binary"], folder)
     for path in files_under(local / "components" / "tokenizer"):
         if not (folder / path.name).exists():
             link_or_copy(path, folder / path.name)
     return Taken(folder, f"mlflow:{source.uri}", commit=description.get("model_id"))
+
+
+def _gather(source: Path, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for path in data_in(source):
+        link_or_copy(path, folder / path.name)

@@ -1,103 +1,238 @@
-"""The driver: launches the graph's steps as child runs, and reports on the parent."""
+"""The driver: reuses what is there, launches the rest as child runs, and reports on the parent."""
 
 from __future__ import annotations
 
-import logging
 import os
-import shlex
+import signal
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.exceptions import ExecutionException, MlflowException
 
-from slmflow.errors import SlmflowError, first_line
+from slmflow.backends.local import Child
+from slmflow.errors import SlmflowError
 from slmflow.workflow import report, runs
-from slmflow.workflow.graph import Node, graph, needed_for
+from slmflow.workflow.liveness import HEARTBEAT_TAG, beating, close, heartbeat, is_alive, is_ours_and_dead
+from slmflow.workflow.locks import held, take_step_lock
+from slmflow.workflow.lookup import open_store
+from slmflow.workflow.plan import KEY_TAG, KIND_TAG, Item, State, as_dict, disbelieve, make_plan, settle
+from slmflow.workflow.steps import STEPS
+from slmflow.workflow.terminal import Terminal
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from slmflow.compose import Composition
+    from slmflow.sweep import Variant
+    from slmflow.workflow.lookup import Store
+
+POLL_SECONDS = 0.05
+WAIT_SECONDS = 1.0
+"""Between two looks at a step that another driver is at."""
 
 
-def drive(step: str, composition: Composition, parent: Run) -> None:
-    """Run every node that `step` needs, one after another, and print what came of it.
+def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent: Run) -> None:
+    """Bring every step that `step` needs to its end, reusing what finished before.
 
-    Raises SlmflowError naming the step that failed, its cause, and the command that runs it again.
+    Raises SlmflowError when a step fails or is blocked, after the commands that resume were printed.
     """
-    model = composition.config.model
-    with_pipeline = composition.base is not None or composition.config.export.exporter != "prebuilt"
-    nodes = needed_for(step, graph(with_pipeline=with_pipeline))
-    mlflow.log_params({f"choice.{group}": name for group, name in sorted(composition.choices.items())})
-    print(
-        f"slmflow {step}: {model.name}, export {composition.choices['export']}, {len(nodes)} steps",
-        flush=True,
-    )
-    _prepare_environment()
-    ids: dict[str, str] = {}
-    try:
-        for node in nodes:
-            ids[node.name] = _launch(node, composition, ids, parent)
-    except SlmflowError:
-        report.finish(parent, composition)
-        raise
-    report.finish(parent, composition)
-
-
-def _prepare_environment() -> None:
-    """What children inherit: our own interpreter first on PATH, and no experiment name beside the id."""
-    here = str(Path(sys.executable).parent)
-    os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
-    os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
+    first = variants[0].composition
+    mlflow.log_params({f"choice.{group}": name for group, name in sorted(first.choices.items())})
+    os.environ.setdefault("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
     # The registry URI is not handed down by MLflow, unlike the tracking URI.
     os.environ.setdefault("MLFLOW_REGISTRY_URI", mlflow.get_registry_uri())
-    logging.getLogger("mlflow.projects").setLevel(logging.WARNING)
+    with beating(parent.info.run_id):
+        store = open_store(parent.info.experiment_id)
+        reap(store, parent)
+        items = make_plan(step, variants, store)
+        what = f"export {first.choices['export']}" if len(variants) == 1 else f"{len(variants)} variants"
+        print(f"slmflow {step}: {first.config.model.name}, {what}, {len(items)} steps", flush=True)
+        for item in items:
+            print(f"  {item.line}", flush=True)
+        blocked = [item for item in items if item.state is State.blocked]
+        if blocked:
+            mlflow.log_dict(as_dict(items), runs.PLAN)
+            raise SlmflowError(f"{blocked[0].name} is blocked: {blocked[0].reason}")
+        driver = Driver(items, store, parent, keep_going=len(variants) > 1)
+        try:
+            driver.run()
+        finally:
+            mlflow.log_dict(as_dict(items), runs.PLAN)
+            report.finish(parent, items)
+        if driver.failed:
+            again = runs.start_command(parent, arguments)
+            print(f"  to go on where it stopped:\n    {again}", file=sys.stderr, flush=True)
+            raise SlmflowError("; ".join(f"{name} failed: {why}" for name, why in driver.failed.items()))
 
 
-def _launch(node: Node, composition: Composition, ids: dict[str, str], parent: Run) -> str:
-    """Run one child to its end; returns its run id. Its exit status is the verdict."""
-    parameters = {
-        "model": composition.choices["model"],
-        "export": composition.choices["export"],
-        "overrides": composition.overrides,
-        **{parameter: ids[need] for parameter, need in node.needs.items()},
-    }
-    print(f"● {node.name}", flush=True)
-    started = time.time()
-    try:
-        submitted = mlflow.projects.run(
-            str(runs.ROOT),
-            entry_point=node.step,
-            parameters=parameters,
-            experiment_id=parent.info.experiment_id,
-            run_name=node.name,
-            env_manager="local",  # another manager would resolve the environment again for every child
-            synchronous=True,
+def reap(store: Store, parent: Run) -> None:
+    """Close the runs of this project that the store calls RUNNING and whose process is dead."""
+    running = MlflowClient().search_runs([parent.info.experiment_id], "attributes.status = 'RUNNING'")
+    source = parent.data.tags.get("mlflow.source.name", "")
+    for run in running:
+        found = store.run(run.info.run_id)
+        if found is None or run.info.run_id == parent.info.run_id:
+            continue
+        if is_ours_and_dead(found, ("main", *STEPS), source):
+            close(found, "its process died")
+            print(f"  closed run {found.run_id} ({found.name}), whose process died", flush=True)
+
+
+class Driver:
+    """The loop over the items of one plan."""
+
+    def __init__(self, items: list[Item], store: Store, parent: Run, *, keep_going: bool) -> None:
+        self.items = items
+        self.failed: dict[str, str] = {}
+        """Item to the one line that says why."""
+        self._store = store
+        self._parent = parent
+        self._keep_going = keep_going
+        self._parallel = items[0].composition.config.driver.parallel if items else 1
+        self._ids: dict[str, str] = {}
+        self._running: dict[str, tuple[Item, Run, Child, float]] = {}
+        self._look_again = 0.0
+        self._terminal = Terminal(max(len(item.name) for item in items))
+
+    def run(self) -> None:
+        """Until nothing runs and nothing more can."""
+        try:
+            while self._step():
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            self._stop_children()
+            raise
+
+    def _step(self) -> bool:
+        for name in list(self._running):
+            self._look_at(name)
+        pending = [
+            item for item in self.items if item.name not in self._ids and item.name not in self._running
+        ]
+        ready = [item for item in pending if self._is_ready(item)]
+        look = time.monotonic() >= self._look_again
+        for item in ready:
+            if item.state is State.wait and look:
+                settle(item, self._store)
+            if item.state is State.cached:
+                self._reuse(item)
+            elif item.state is State.run and len(self._running) < self._parallel:
+                self._launch(item)
+        if look:
+            self._look_again = time.monotonic() + WAIT_SECONDS
+        return bool(
+            self._running or any(self._is_ready(item) for item in pending if item.name not in self._ids)
         )
-    except (ExecutionException, MlflowException) as error:
-        raise _failed(node, parameters, parent, error) from None
-    except KeyboardInterrupt as error:
-        _failed(node, parameters, parent, error)
-        raise
-    print(f"✓ {node.name}  {time.time() - started:.1f} s  run {submitted.run_id}", flush=True)
-    return str(submitted.run_id)
 
+    def _is_ready(self, item: Item) -> bool:
+        if item.name in self.failed or (self.failed and not self._keep_going):
+            return False
+        if item.node.step == "register":
+            # One after another in the order of the variants: each moves the same aliases.
+            before = self.items[: self.items.index(item)]
+            open_ = [other for other in before if other.node.step == "register" and self._is_open(other)]
+            if open_:
+                return False
+        return all(need in self._ids for need in item.needs.values())
 
-def _failed(node: Node, parameters: dict[str, str], parent: Run, error: BaseException) -> SlmflowError:
-    """Close the child, which MLflow leaves RUNNING when it dies before its launch, and say what to do."""
-    child = next((run for run in reversed(runs.children(parent)) if run.info.run_name == node.name), None)
-    cause = first_line(error)
-    run_id = "none"
-    if child is not None:
-        run_id = child.info.run_id
-        cause = child.data.tags.get(runs.ERROR_TAG, cause)
-        if child.info.status == "RUNNING":
-            MlflowClient().set_terminated(run_id, status="FAILED")
-    words = [f"-P {key}={shlex.quote(value)}" for key, value in parameters.items() if value]
-    again = f"mlflow run {shlex.quote(str(runs.ROOT))} -e {node.step} --env-manager local {' '.join(words)}"
-    print(f"✗ {node.name}  run {run_id}\n  that step alone again: {again}", file=sys.stderr, flush=True)
-    return SlmflowError(f"{node.name} failed: {cause}")
+    def _is_open(self, item: Item) -> bool:
+        """Whether an item may still come to its end."""
+        if item.name in self._ids or item.name in self.failed:
+            return False
+        return all(self._is_open(need) or need.name in self._ids for need in self._upstream(item))
+
+    def _upstream(self, item: Item) -> list[Item]:
+        return [other for other in self.items if other.name in item.needs.values()]
+
+    def _reuse(self, item: Item) -> None:
+        assert item.run_id is not None
+        found = self._store.run(item.run_id)
+        if found is not None and disbelieve(found, item, self._store, restamp=True) is None:
+            self._ids[item.name] = item.run_id
+            self._terminal.line(f"✓ {item.name}  reused, run {item.run_id}")
+        else:
+            settle(item, self._store)
+
+    def _launch(self, item: Item) -> None:
+        """Claim the step and start it, unless another driver has it or somebody measures."""
+        lock = take_step_lock(wait=False)
+        if lock is None:
+            return
+        cached = item.composition.config.driver.cache
+        with held(f"{self._store_name()} {item.key}"):
+            if cached:
+                settle(item, self._store)
+            if item.state is not State.run:
+                os.close(lock)
+                return
+            parameters = self._parameters(item)
+            run = runs.create_child(self._parent, item, parameters)
+        if cached and (first := self._earlier_claim(item, run)):
+            MlflowClient().set_terminated(run.info.run_id, status="KILLED")
+            item.state, item.run_id = State.wait, first
+            os.close(lock)
+            return
+        item.run_id = run.info.run_id
+        self._terminal.line(f"● {item.name}  {item.reason}, run {run.info.run_id}")
+        child = Child(run, item.node.step, parameters, report.log_of(run), lock)
+        self._running[item.name] = (item, run, child, time.time())
+        MlflowClient().set_tag(run.info.run_id, HEARTBEAT_TAG, heartbeat(child.pid))
+
+    def _store_name(self) -> str:
+        return f"{runs.store_name()} {self._parent.info.experiment_id}"
+
+    def _parameters(self, item: Item) -> dict[str, str]:
+        composition = item.composition
+        overrides = composition.overrides
+        return {
+            "model": composition.choices["model"],
+            "export": composition.choices["export"],
+            "overrides": " ".join([overrides, *item.pins]).strip(),
+            **{parameter: self._ids[need] for parameter, need in item.needs.items()},
+        }
+
+    def _earlier_claim(self, item: Item, mine: Run) -> str | None:
+        """Another driver's claim, on another host, that came first: the lock reaches this host only."""
+        rank = (mine.info.start_time, mine.info.run_id)
+        for other in self._store.runs(KEY_TAG, item.key):
+            if other.tags.get(KIND_TAG) == "step" and other.status == "RUNNING":
+                earlier = (other.start_time, other.run_id) < rank
+                if earlier and is_alive(other.tags.get(HEARTBEAT_TAG)):
+                    return other.run_id
+        return None
+
+    def _look_at(self, name: str) -> None:
+        item, run, child, started = self._running[name]
+        status = child.poll()
+        self._terminal.output(name, child.new_output(), last=status is not None)
+        if status is None:
+            return
+        del self._running[name]
+        client = MlflowClient()
+        now = client.get_run(run.info.run_id)
+        report.keep_log(now, child.log)
+        if status == 0 and now.info.status == "FINISHED":
+            self._ids[name] = run.info.run_id
+            item.state = State.done
+            self._terminal.line(f"✓ {name}  {time.time() - started:.1f} s, run {run.info.run_id}")
+            return
+        if now.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, status="FAILED")
+        killed = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        cause = now.data.tags.get(runs.ERROR_TAG) or killed
+        if runs.ERROR_TAG not in now.data.tags:
+            client.set_tag(run.info.run_id, runs.ERROR_TAG, cause)
+        item.state, self.failed[name] = State.failed, cause
+        self._terminal.line(f"✗ {name}  {cause}\n  its log: {report.log_place(now, child.log)}", error=True)
+
+    def _stop_children(self) -> None:
+        """Interrupted: end the children, and leave no run of theirs RUNNING."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        for item, run, child, _ in self._running.values():
+            self._terminal.line(f"✗ {item.name}  stopped, run {run.info.run_id}", error=True)
+            child.stop()
+            found = self._store.run(run.info.run_id)
+            if found is not None and found.status != "FINISHED":
+                close(found, "stopped with its driver")

@@ -1,38 +1,13 @@
-"""The steps, what each needs, and the graph that a configuration makes of them."""
+"""The graph that a configuration makes of the steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slmflow.errors import SlmflowError
-
-STEP_INPUTS: dict[str, tuple[str, ...]] = {
-    "fetch": (),
-    "export_onnx": ("fetch_run",),
-    "log_pipeline": ("fetch_run",),
-    "log_onnx": ("export_run",),
-    "evaluate": ("logged_run", "reference_run"),
-    "register": ("onnx_run", "pipeline_run"),
-}
-"""Entry point to its upstream parameters; each parameter takes the id of one finished run."""
-
-INPUT_STEPS: dict[str, tuple[str, ...]] = {
-    "fetch_run": ("fetch",),
-    "export_run": ("export_onnx",),
-    "logged_run": ("log_onnx", "log_pipeline"),
-    "reference_run": ("evaluate",),
-    "onnx_run": ("evaluate",),
-    "pipeline_run": ("evaluate",),
-}
-"""Upstream parameter to the steps whose runs it accepts."""
-
-OPTIONAL_INPUTS = ("reference_run", "pipeline_run")
-"""Empty for the pipeline, which makes the reference itself, and for a prebuilt model without a base."""
-
 
 @dataclass(frozen=True)
 class Node:
-    """One child run of a driver."""
+    """One place in the graph."""
 
     name: str
     step: str
@@ -68,15 +43,3 @@ def needed_for(step: str, nodes: list[Node]) -> list[Node]:
         wanted.add(name)
         stack += [need for need in by_name[name].needs.values() if need not in wanted]
     return [node for node in nodes if node.name in wanted]
-
-
-def upstream_ids(step: str, arguments: dict[str, str]) -> dict[str, str]:
-    """The upstream ids among an entry point's arguments, without the empty ones; none for a driver.
-
-    Raises SlmflowError when some that the step needs are given and others are not.
-    """
-    ids = {name: arguments[name] for name in STEP_INPUTS[step] if arguments.get(name)}
-    missing = [name for name in STEP_INPUTS[step] if name not in ids and name not in OPTIONAL_INPUTS]
-    if ids and missing:
-        raise SlmflowError(f"{', '.join(ids)} is given, but {missing[0]} is not: give both, or neither")
-    return ids

@@ -1,64 +1,123 @@
-"""What a driver says at its end: a table of the candidates, and the commands that come next."""
+"""What a driver says at its end: a table of the candidates, a page, and the commands that come next."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+from mlflow import MlflowClient
 
+from slmflow.artifacts import folder_of, local_path
 from slmflow.errors import SlmflowError
-from slmflow.workflow import runs
+from slmflow.files import read_json
+from slmflow.workflow import card, runs
+from slmflow.workflow.picture import picture
+from slmflow.workflow.plan import Item, State
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from slmflow.compose import Composition
-
 COLUMNS = ("candidate", "size", "KL", "top-1", "tokens/s", "gate", "registered")
+LOG = "output.log"
+"""Artifact of a child run: all that its process wrote."""
 
 
-def finish(parent: Run, composition: Composition) -> None:
-    """Print and keep the table of whatever the children left, and the next commands."""
-    children = runs.children(parent)
-    register = next((run for run in children if run.data.tags.get(runs.STEP_TAG) == "register"), None)
-    try:
-        outcome = runs.json_artifact(register, "gate.json") if register is not None else None
-    except SlmflowError:
-        outcome = None  # register failed before it judged
-    evaluations = [
-        runs.json_artifact(run, "evaluation.json")
-        for run in children
-        if run.data.tags.get(runs.STEP_TAG) == "evaluate" and run.info.status == "FINISHED"
-    ]
-    if evaluations:
-        rows = table_rows(evaluations, outcome)
+def log_of(run: Run) -> Path:
+    """Where a child's output goes while it runs: among its artifacts already, where the store is local."""
+    folder = folder_of(run.info.artifact_uri)
+    return folder / LOG if folder else Path(tempfile.gettempdir()) / f"slmflow-{run.info.run_id}" / LOG
+
+
+def keep_log(run: Run, log: Path) -> None:
+    """Log a finished child's output with its run, where it is not there already."""
+    if folder_of(run.info.artifact_uri) is None:
+        MlflowClient().log_artifact(run.info.run_id, str(log))
+
+
+def log_place(run: Run, log: Path) -> str:
+    """Where a person finds a child's output."""
+    return str(log) if folder_of(run.info.artifact_uri) else f"runs:/{run.info.run_id}/{LOG}"
+
+
+def finish(parent: Run, items: list[Item]) -> None:
+    """Print and keep the table of whatever there is, the page, and the next commands."""
+    outcomes = {item.name: _json(item, "gate.json") for item in items if item.node.step == "register"}
+    rows = []
+    for item in items:
+        if item.node.step != "evaluate" or item.state not in (State.done, State.cached):
+            continue
+        evaluation = _json(item, "evaluation.json")
+        judges = [other for other in items if other.name in outcomes and item.name in other.needs.values()]
+        outcome = next((outcomes[judge.name] for judge in judges if outcomes[judge.name]), None)
+        if evaluation is not None:
+            rows.append(table_row(evaluation, outcome))
+    if rows:
         mlflow.log_text(markdown(rows), "report.md")
         print_table(rows)
-    if outcome and outcome["registered"]:
-        print("\n".join(next_commands(outcome["registered"])), flush=True)
+    mlflow.log_text(html(parent, items, rows), "report.html")
+    registered = [outcome["registered"] for outcome in outcomes.values() if outcome and outcome["registered"]]
+    if registered:
+        print("\n".join(next_commands(registered[-1])), flush=True)
 
 
-def table_rows(evaluations: list[dict[str, Any]], outcome: dict[str, Any] | None) -> list[tuple[str, ...]]:
-    """One row of text a candidate, in the order of COLUMNS."""
-    rows: list[tuple[str, ...]] = []
-    for evaluation in evaluations:
-        candidate, fidelity = evaluation["candidate"], evaluation["fidelity"]
-        verdict = outcome["verdicts"][candidate] if outcome else None
-        version = outcome["registered"].get(candidate) if outcome else None
-        rows.append(
-            (
-                f"{candidate} {evaluation['precision']}",
-                f"{evaluation['cost']['size_bytes'] / 1e6:.0f} MB",
-                f"{fidelity['kl_mean']:.2g}" if fidelity else "not measured",
-                f"{fidelity['top1_agreement']:.3f}" if fidelity else "not measured",
-                f"{evaluation['cost']['decode_tokens_per_second']:.1f}",
-                "not judged" if verdict is None else verdict["word"],
-                registered_text(version),
-            )
-        )
-    return rows
+def _json(item: Item, name: str) -> dict[str, Any] | None:
+    """An artifact of an item's run; None where it has none (a step that failed early)."""
+    if item.run_id is None or item.state is State.wait:
+        return None
+    try:
+        run = MlflowClient().get_run(item.run_id)
+        value: dict[str, Any] = read_json(local_path(f"{run.info.artifact_uri}/{name}"))
+    except SlmflowError:
+        return None
+    return value
+
+
+def html(parent: Run, items: list[Item], rows: list[tuple[str, ...]]) -> str:
+    """The run on one page: the graph with states, the verdicts, and what was made, reused or not reached."""
+    experiment = parent.info.experiment_id
+    seconds = {item.name: _seconds(item) for item in items}
+    lines: list[tuple[str, ...]] = []
+    for item in items:
+        link = card.run_link(item.run_id, experiment) if item.run_id else "–"
+        spent = seconds[item.name]
+        took = "" if spent is None else f"{spent:.1f} s"
+        state = f'<span class="{item.state.value}">{item.state.value}</span>'
+        lines.append((escape(item.name), state, took, link, escape(item.reason)))
+    body = picture(items, seconds)
+    if rows:
+        cells = [tuple(escape(cell) for cell in row) for row in rows]
+        body += "<h2>Candidates</h2>" + card.table(cells, COLUMNS)
+    body += "<h2>Steps</h2>" + card.table(lines, ("step", "state", "time", "run", "why"))
+    title = f"{parent.info.run_name or 'slmflow'} · {parent.info.run_id[:12]}"
+    return card.page(title, body)
+
+
+def _seconds(item: Item) -> float | None:
+    if item.state is not State.done or item.run_id is None:
+        return None
+    info = MlflowClient().get_run(item.run_id).info
+    return (info.end_time - info.start_time) / 1000 if info.end_time else None
+
+
+def table_row(evaluation: dict[str, Any], outcome: dict[str, Any] | None) -> tuple[str, ...]:
+    """A candidate as text, in the order of COLUMNS."""
+    candidate, fidelity = evaluation["candidate"], evaluation["fidelity"]
+    verdict = outcome["verdicts"][candidate] if outcome else None
+    version = outcome["registered"].get(candidate) if outcome else None
+    return (
+        f"{candidate} {evaluation['precision']}",
+        f"{evaluation['cost']['size_bytes'] / 1e6:.0f} MB",
+        f"{fidelity['kl_mean']:.2g}" if fidelity else "not measured",
+        f"{fidelity['top1_agreement']:.3f}" if fidelity else "not measured",
+        f"{evaluation['cost']['decode_tokens_per_second']:.1f}",
+        "not judged" if verdict is None else verdict["word"],
+        registered_text(version),
+    )
 
 
 def registered_text(version: dict[str, Any] | None) -> str:
@@ -83,9 +142,8 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     table = Table(*COLUMNS)
     for row in rows:
         table.add_row(*row)
-    console = Console()
     # Without a terminal the width is a guess that would wrap the names.
-    Console(width=None if console.is_terminal else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:

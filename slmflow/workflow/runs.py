@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from sqlalchemy.engine import URL, make_url
@@ -16,42 +17,61 @@ from sqlalchemy.exc import ArgumentError
 
 from slmflow.artifacts import local_path
 from slmflow.errors import SlmflowError
-from slmflow.files import read_json
-from slmflow.workflow.graph import INPUT_STEPS
+from slmflow.files import read_json, sha256_of
+from slmflow.packaging.weights import weights_of
+from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, checkout, installed
+from slmflow.workflow.closure import ROOT
+from slmflow.workflow.liveness import HEARTBEAT_TAG, heartbeat
+from slmflow.workflow.outputs import DAMAGED_TAG, INDEX, INDEX_TAG, MODEL, Index, index_digest, place_of
+from slmflow.workflow.plan import KEY_TAG, KIND_TAG, NODE_TAG, STEP_TAG, upstream_tag
+from slmflow.workflow.steps import STEPS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-KIND_TAG = "slmflow.kind"
-"""`driver` for a run that launches steps, `step` for a step."""
-STEP_TAG = "slmflow.step"
-"""The entry point whose work the run did."""
+    from slmflow.workflow.plan import Item
+
 ERROR_TAG = "slmflow.error"
 """The one line that says why the run failed."""
 WORD_TAGS = {"model": "slmflow.model", "export": "slmflow.export", "overrides": "slmflow.overrides"}
 """What the configuration was composed from, so that a later step can compose the same."""
 PARENT_TAG = "mlflow.parentRunId"
-ROOT = Path(__file__).resolve().parent.parent.parent
+PLAN = "plan.json"
+"""Artifact of a driver's run: its steps, what became of each, and the runs that it made or reused."""
+PATCH = "checkout.patch"
+"""Artifact with what the project's folder had beside its commit."""
+ENVIRONMENT = "installed.txt"
+"""Artifact with every installed distribution as name==version."""
+FROM_PARENT = (
+    "mlflow.user",
+    "mlflow.source.name",
+    "mlflow.source.type",
+    "mlflow.source.git.commit",
+    "mlflow.gitRepoURL",
+    "mlflow.source.git.repoURL",
+    "mlflow.project.backend",
+)
+"""Tags that a child run shares with its driver's, as `mlflow run` would set them."""
 
 
 def upstream(parameter: str, run_id: str) -> Run:
-    """The finished step run that an upstream parameter names; a driver's id stands for its child.
+    """The finished step run that an upstream parameter names; a driver's id stands for its step's.
 
     Raises SlmflowError when the run does not exist, is of another step, or has not finished.
     """
-    steps = INPUT_STEPS[parameter]
+    steps = next(step.inputs[parameter] for step in STEPS.values() if parameter in step.inputs)
     try:
         run = MlflowClient().get_run(run_id)
     except MlflowException:
         raise SlmflowError(f"{parameter}={run_id}: no such run in {store_name()}") from None
     if run.data.tags.get(KIND_TAG) == "driver":
-        candidates = [child for child in children(run) if child.data.tags.get(STEP_TAG) in steps]
-        if len(candidates) != 1:
+        found = [item["run_id"] for item in items_of(run) if item["step"] in steps and item["run_id"]]
+        if len(found) != 1:
             raise SlmflowError(
-                f"{parameter}={run_id}: a driver's run with {len(candidates)} {' or '.join(steps)} steps; "
+                f"{parameter}={run_id}: a driver's run with {len(found)} {' or '.join(steps)} steps; "
                 "give the id of the step's own run"
             )
-        run = candidates[0]
+        run = MlflowClient().get_run(found[0])
     step = run.data.tags.get(STEP_TAG, "no step of this project")
     if step not in steps:
         raise SlmflowError(f"{parameter}={run_id}: that run is {step}, but {' or '.join(steps)} is needed")
@@ -85,16 +105,95 @@ def children(parent: Run) -> list[Run]:
     return list(found)
 
 
-def artifact(run: Run, path: str) -> Path:
-    """An artifact of a run as a local path: the stored file itself where the store is local.
+def items_of(driver: Run) -> list[dict[str, Any]]:
+    """The steps of a driver's run with the runs that it made or reused; none if it never got so far."""
+    try:
+        items: list[dict[str, Any]] = read_json(local_path(f"{driver.info.artifact_uri}/{PLAN}"))
+    except SlmflowError:
+        return []
+    return items
 
-    Raises SlmflowError when the run does not have it.
+
+def artifact(run: Run, path: str) -> Path:
+    """An artifact of a step's run as a local path, every byte checked against the run's index.
+
+    The stored file itself where the store is local. Raises SlmflowError when it is not what the step
+    left, and marks the run, so that it is not reused: the next run makes it again.
     """
+    folder = local_path_of(run, path)
+    files = {
+        name: entry["sha256"]
+        for name, entry in index_of(run)["files"].items()
+        if name == path or name.startswith(f"{path}/")
+    }
+    if not files:
+        raise _damaged(run, f"{path} is not in its index")
+    for name, sha in files.items():
+        place = folder / name.removeprefix(path).lstrip("/")
+        if not place.is_file():
+            raise _damaged(run, f"{name} is gone")
+        if sha256_of(place) != sha:
+            raise _damaged(run, f"{name} was altered")
+    return folder
+
+
+def local_path_of(run: Run, path: str) -> Path:
+    """An artifact of a run as a local path, unchecked. Raises SlmflowError when the run does not have it."""
     try:
         return local_path(f"{run.info.artifact_uri}/{path}")
     except SlmflowError as error:
-        step = run.data.tags.get(STEP_TAG)
-        raise SlmflowError(f"{step} run {run.info.run_id} lacks {path} ({error}): run it again") from None
+        raise _damaged(run, f"{path} is gone ({error})") from None
+
+
+def reference_manifest(fetch: Run) -> dict[str, Any]:
+    """The manifest of the weights that candidates are compared with: the base's where there is one."""
+    name = "base_manifest.json" if "base_manifest.json" in index_of(fetch)["files"] else "manifest.json"
+    manifest: dict[str, Any] = json_artifact(fetch, name)
+    return manifest
+
+
+def huggingface(fetch: Run) -> Path:
+    """Those weights as a Hugging Face folder. Raises SlmflowError where none could be made of them."""
+    manifest = reference_manifest(fetch)
+    if manifest["huggingface"] is None:
+        found = ", ".join(sorted(manifest["files"])[:6])
+        raise SlmflowError(
+            f"source holds neither config.json with safetensors nor one GGUF file: it holds {found}"
+        )
+    return artifact(fetch, manifest["huggingface"])
+
+
+_indexes: dict[str, Index] = {}
+
+
+def index_of(run: Run) -> Index:
+    """A step run's index of outputs, read once. Raises SlmflowError when it is not what the step left."""
+    run_id = run.info.run_id
+    if run_id not in _indexes:
+        index: Index = read_json(local_path_of(run, INDEX))
+        if index_digest(index) != run.data.tags.get(INDEX_TAG):
+            raise _damaged(run, f"its {INDEX} was altered")
+        _indexes[run_id] = index
+    return _indexes[run_id]
+
+
+def model_of(run: Run) -> tuple[str, Path]:
+    """Id and local folder of the LoggedModel that a step logged, every byte checked against its index."""
+    index = index_of(run)
+    model_id = index["model"]["id"]
+    folder = weights_of(model_id)
+    for name, entry in index["files"].items():
+        place = place_of(name, folder, folder)
+        if name.startswith(f"{MODEL}/") and "sha256" in entry and sha256_of(place) != entry["sha256"]:
+            raise _damaged(run, f"{name} of its LoggedModel was altered")
+    return model_id, folder
+
+
+def _damaged(run: Run, what: str) -> SlmflowError:
+    if KEY_TAG in run.data.tags:
+        MlflowClient().set_tag(run.info.run_id, DAMAGED_TAG, what)
+    step = run.data.tags.get(STEP_TAG)
+    return SlmflowError(f"{step} run {run.info.run_id}: {what}; run again: that step is then made anew")
 
 
 def json_artifact(run: Run, path: str) -> Any:
@@ -103,9 +202,9 @@ def json_artifact(run: Run, path: str) -> Any:
 
 
 def upstream_of(run: Run, parameter: str) -> Run:
-    """The run that another run took as its upstream, from its recorded parameters."""
-    run_id = run.data.params.get(parameter, "").strip("'")
-    if not run_id:
+    """The run that another run took as its upstream."""
+    run_id = run.data.tags.get(upstream_tag(parameter))
+    if run_id is None:
         raise SlmflowError(f"run {run.info.run_id} does not say which {parameter} it took")
     return upstream(parameter, run_id)
 
@@ -131,14 +230,51 @@ def is_made_up(name: str | None) -> bool:
     return predicate in _GENERATOR_PREDICATES and noun in _GENERATOR_NOUNS and number.isdigit()
 
 
-def tree_is_dirty() -> bool | None:
-    """Whether the project's folder differs from its commit; None where it is no git checkout.
+def create_child(parent: Run, item: Item, parameters: dict[str, str]) -> Run:
+    """A running child run of a driver, found by its key from its first moment; the driver's heartbeat."""
+    tags = {name: parent.data.tags[name] for name in FROM_PARENT if name in parent.data.tags}
+    tags |= {
+        PARENT_TAG: parent.info.run_id,
+        "mlflow.project.entryPoint": item.node.step,
+        KIND_TAG: "step",
+        STEP_TAG: item.node.step,
+        NODE_TAG: item.node.name,
+        KEY_TAG: item.key,
+        HEARTBEAT_TAG: heartbeat(),
+    }
+    client = MlflowClient()
+    run = client.create_run(parent.info.experiment_id, tags=tags, run_name=item.name)
+    params = [Param(name, value) for name, value in parameters.items() if value]
+    client.log_batch(run.info.run_id, params=params)
+    return run
 
-    MLflow records the commit, but not that the tree has other content.
-    """
-    command = ["git", "status", "--porcelain"]
-    try:
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    except FileNotFoundError:  # no git on this machine
-        return None
-    return bool(result.stdout.strip()) if result.returncode == 0 else None
+
+def start_command(parent: Run, arguments: dict[str, str]) -> str:
+    """The command that a driver's run was started with, which also resumes it."""
+    tags = parent.data.tags
+    root = tags.get("mlflow.gitRepoURL") or str(ROOT)
+    words = ["mlflow", "run", root]
+    if "mlflow.gitRepoURL" in tags and "mlflow.source.git.commit" in tags:
+        words += ["-v", tags["mlflow.source.git.commit"]]
+    if (entry := tags.get("mlflow.project.entryPoint", tags.get(STEP_TAG, "main"))) != "main":
+        words += ["-e", entry]
+    words += ["--env-manager", tags.get("mlflow.project.env", "local")]
+    if parent.info.experiment_id != "0":
+        words += ["--experiment-id", parent.info.experiment_id]
+    for key, value in arguments.items():
+        words += ["-P", f"{key}={value}"] if value else []
+    return shlex.join(words)
+
+
+def record_checkout() -> None:
+    """Log on the active run what is needed to build this checkout and its environment again."""
+    state = checkout()
+    tags = {DIRTY_TAG: str(state.dirty).lower()}
+    if state.commit:
+        tags[COMMIT_TAG] = state.commit
+    if state.dirty:
+        tags[PATCH_TAG] = state.withheld or "logged"
+        if not state.withheld:
+            mlflow.log_text(state.patch.decode(errors="surrogateescape"), PATCH)
+    mlflow.set_tags(tags)
+    mlflow.log_text(installed(), ENVIRONMENT)

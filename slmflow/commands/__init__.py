@@ -1,0 +1,1 @@
+"""Entry points that are not steps: one thin module each."""

@@ -1,0 +1,56 @@
+"""Say what a run would do, step by step, and why; nothing is launched or written.
+
+    mlflow run . -e plan --env-manager local -P overrides="export=int4_cpu"
+
+Tiny, offline:
+
+    mlflow run . -e plan --env-manager local -P model=tiny_phi3
+
+`step` names the entry point that is planned, `register` if it is left out. Exit status 1 where a step is
+blocked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from slmflow.errors import SlmflowError
+from slmflow.sweep import variants
+from slmflow.workflow.lookup import open_store
+from slmflow.workflow.plan import State, make_plan
+from slmflow.workflow.shell import CHOICES, parse_words
+from slmflow.workflow.steps import STEPS
+
+PARAMETERS = (*CHOICES, "step")
+
+
+def run(argv: list[str]) -> int:
+    """Print the plan; returns the exit status. Raises SlmflowError for bad words.
+
+    Imports no MLflow where the store is embedded: that alone takes longer than the plan.
+    """
+    arguments = parse_words("plan", argv, PARAMETERS)
+    step = arguments.get("step") or "register"
+    if step not in STEPS:
+        raise SlmflowError(f"step={step}: must be one of {', '.join(STEPS)}")
+    chosen = variants(**{name: arguments.get(name, "") for name in CHOICES})
+    items = make_plan(step, chosen, open_store(os.environ.get("MLFLOW_EXPERIMENT_ID", "0")))
+    for item in items:
+        print(item.line)
+    counts = {state: sum(item.state is state for item in items) for state in State}
+    print(", ".join(f"{count} {state.value}" for state, count in counts.items() if count))
+    return 1 if counts[State.blocked] else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command, with its errors as one line."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except SlmflowError as error:
+        print(f"slmflow plan: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

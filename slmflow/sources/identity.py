@@ -1,0 +1,74 @@
+"""What a source's name leads to, found out before anything is fetched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from slmflow.errors import SlmflowError, first_line
+from slmflow.files import canonical_digest, remembered_sha256, sha256_of
+from slmflow.text import SHIPPED
+
+if TYPE_CHECKING:
+    from slmflow.config import HubSource, LocalSource, MlflowSource, SourceConfig
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The content that a source stands for."""
+
+    content: dict[str, str]
+    """Commit or digest; empty where the configuration itself says all (a wheel's version, a seed)."""
+    pins: list[str] = field(default_factory=list)
+    """Overrides that make the same source lead to the same content later."""
+
+
+def identity_of(source: SourceConfig) -> Identity:
+    """Resolve a branch, a path or an alias. Raises SlmflowError when it leads nowhere now."""
+    match source.kind:
+        case "hub":
+            return _hub(source)  # type: ignore[arg-type]
+        case "local":
+            return _local(source)  # type: ignore[arg-type]
+        case "mlflow":
+            return _mlflow(source)  # type: ignore[arg-type]
+        case "random":
+            return Identity({"text": sha256_of(SHIPPED)})  # its tokenizer is trained on it
+    return Identity({})
+
+
+def _hub(source: HubSource) -> Identity:
+    if re.fullmatch(r"[0-9a-f]{40}", source.revision):
+        return Identity({"commit": source.revision})
+    from slmflow.sources.hub import resolve
+
+    commit, _ = resolve(source)
+    return Identity({"commit": commit}, [f"model.source.revision={commit}"])
+
+
+def _local(source: LocalSource) -> Identity:
+    from slmflow.sources.local import files_of
+
+    digests = {path.name: remembered_sha256(path) for path in files_of(source)}
+    return Identity({"digest": canonical_digest(digests)})
+
+
+def _mlflow(source: MlflowSource) -> Identity:
+    if not source.uri.startswith("models:/") or source.uri.startswith("models:/m-"):
+        return Identity({"uri": source.uri})
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    name, _, rest = source.uri.removeprefix("models:/").partition("/")
+    client = MlflowClient()
+    try:
+        if not rest and "@" in name:
+            name, _, alias = name.partition("@")
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            found = client.get_model_version(name, rest)
+    except MlflowException as error:
+        raise SlmflowError(f"model.source.uri={source.uri}: {first_line(error)}") from None
+    pinned = f"models:/{name}/{found.version}"
+    return Identity({"uri": pinned, "model": str(found.source)}, [f"model.source.uri={pinned}"])

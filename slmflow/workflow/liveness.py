@@ -1,0 +1,124 @@
+"""Whether the process behind a running run still lives, and what becomes of a run whose process does not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slmflow.artifacts import folder_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slmflow.workflow.lookup import Found
+
+HEARTBEAT_TAG = "slmflow.heartbeat"
+"""Who carries the run out and when it last said so: {"at", "host", "pid", "started"}."""
+INTERVAL_SECONDS = 20.0
+LEASE_SECONDS = 120.0
+"""A run on another host whose heartbeat is older is taken for dead. Clocks must agree to within it."""
+UNCLAIMED_SECONDS = 300.0
+"""A run of ours that `mlflow run` made, but that no process of ours ever took up, is dead after that."""
+
+
+@cache
+def host() -> str:
+    """The host, as far as process ids mean something on it: name, boot, and pid namespace."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8])
+        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    return "/".join(parts)
+
+
+def heartbeat(pid: int | None = None) -> str:
+    """A heartbeat of a process on this host, of this process by default, as the tag's value."""
+    pid = pid or os.getpid()
+    return json.dumps({"at": round(time.time(), 1), "host": host(), "pid": pid, "started": _started(pid)})
+
+
+def _started(pid: int) -> float | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time(), 2)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def is_alive(tag: str | None, *, now: float | None = None) -> bool:
+    """Whether a heartbeat is of a living process: by its pid on its own host, else by its age."""
+    try:
+        beat: dict[str, Any] = json.loads(tag or "")
+        at, where, pid, started = beat["at"], beat["host"], beat["pid"], beat["started"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    if where == host():
+        begun = _started(pid)
+        # A pid comes back: it is the same process only if it began at the same time.
+        return begun is not None and started is not None and abs(begun - started) < 1
+    return bool((time.time() if now is None else now) - at < LEASE_SECONDS)
+
+
+@contextlib.contextmanager
+def beating(run_id: str) -> Iterator[None]:
+    """Say every INTERVAL_SECONDS, from a thread, that this process carries the run out."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    client.set_tag(run_id, HEARTBEAT_TAG, heartbeat())
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(INTERVAL_SECONDS):
+            # A store that is away for a while costs a beat, not the step.
+            with contextlib.suppress(Exception):
+                client.set_tag(run_id, HEARTBEAT_TAG, heartbeat())
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def is_ours_and_dead(run: Found, entry_points: tuple[str, ...], source: str) -> bool:
+    """Whether a run that the store calls RUNNING belongs to this project and has no process any more."""
+    if HEARTBEAT_TAG in run.tags:
+        return not is_alive(run.tags[HEARTBEAT_TAG])
+    return (
+        run.tags.get("mlflow.project.entryPoint") in entry_points
+        and run.tags.get("mlflow.source.name") == source
+        and time.time() - run.start_time / 1000 > UNCLAIMED_SECONDS
+    )
+
+
+def close(run: Found, why: str) -> None:
+    """Mark a dead run KILLED, say why, and remove what it had half made."""
+    from mlflow import MlflowClient
+
+    from slmflow.workflow.runs import ERROR_TAG
+
+    client = MlflowClient()
+    if ERROR_TAG not in run.tags:
+        client.set_tag(run.run_id, ERROR_TAG, why)
+    client.set_terminated(run.run_id, status="KILLED")
+    if scratch := scratch_of(run.artifact_uri):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def scratch_of(artifact_uri: str) -> Path | None:
+    """A local run's scratch folder: beside its artifacts, so that what is made there is only renamed."""
+    folder = folder_of(artifact_uri)
+    return None if folder is None else folder.parent / "scratch"

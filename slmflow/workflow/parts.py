@@ -1,0 +1,90 @@
+"""Parts of an evaluation that an earlier run measured: fidelity by content, speed and memory by machine too.
+
+They have keys of their own, so that a refactoring upstream that changes no byte, or another machine, does
+not compute anew what cannot have changed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+
+from slmflow.files import canonical_digest, read_json
+from slmflow.machine import machine
+from slmflow.workflow import runs
+from slmflow.workflow.lookup import open_store
+from slmflow.workflow.outputs import check, link_tree
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from slmflow.workflow.fingerprint import Ingredients
+    from slmflow.workflow.step import Context
+
+PARTS = ("fidelity", "cost")
+CONFIG = {
+    "fidelity": ("evaluate.window", "evaluate.windows"),
+    "cost": ("evaluate.prompt_tokens", "evaluate.new_tokens", "evaluate.repeats"),
+}
+
+
+def part_tag(part: str) -> str:
+    """The tag of a run that holds the key of one part."""
+    return f"slmflow.{part}_key"
+
+
+def part_keys(parts: Ingredients, logged: dict[str, Any], *, compared: bool) -> dict[str, str]:
+    """The key of each part: the packaged content, the code and versions that measure it, and its settings.
+
+    `compared` says whether there is a reference at all; cost has the machine as well.
+    """
+    common = {
+        "step": parts["step"],
+        "code": parts["code"],
+        "installed": parts["installed"],
+        "identity": parts["identity"],
+        "candidate": logged["candidate"],
+        "content": logged["fingerprint"],
+    }
+    own = {
+        "fidelity": {"reference": logged["reference_digest"], "compared": compared},
+        "cost": {"machine": machine()},
+    }
+    return {
+        part: canonical_digest(
+            {**common, **own[part], "config": {key: parts["config"][key] for key in CONFIG[part]}}
+        )
+        for part in PARTS
+    }
+
+
+def find_parts(keys: dict[str, str], *, full: bool) -> dict[str, Run]:
+    """For each part the newest finished run that measured it and still holds what it left."""
+    active = mlflow.active_run()
+    assert active is not None
+    store = open_store(active.info.experiment_id)
+    found = {}
+    for part, key in keys.items():
+        for run in store.runs(part_tag(part), key):
+            if run.status == "FINISHED" and check(run, store, full=full).reason is None:
+                found[part] = mlflow.get_run(run.run_id)
+                break
+    return found
+
+
+def take_part(part: str, run: Run, context: Context) -> Any:
+    """An earlier run's figures of a part; with its fidelity also the files that it rests on."""
+    print(f"  {part}: as run {run.info.run_id} measured it")
+    if part == "fidelity":
+        for name in ("windows.json", "reference"):
+            kept = [
+                path for path in runs.index_of(run)["files"] if path == name or path.startswith(f"{name}/")
+            ]
+            if kept:
+                place = runs.artifact(run, name)
+                if place.is_dir():
+                    link_tree(place, context.outputs / name)
+                else:
+                    (context.outputs / name).write_bytes(place.read_bytes())
+    return read_json(runs.artifact(run, "evaluation.json"))[part]

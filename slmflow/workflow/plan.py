@@ -1,0 +1,257 @@
+"""The plan: what a run will do with each step, and why, before anything is done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from slmflow.config import Verify
+from slmflow.errors import SlmflowError
+from slmflow.files import canonical_digest
+from slmflow.sources.identity import Identity, identity_of
+from slmflow.text import text_of
+from slmflow.workflow.fingerprint import Ingredients, differences, ingredients, key_of_ingredients
+from slmflow.workflow.graph import Node, graph, needed_for
+from slmflow.workflow.liveness import HEARTBEAT_TAG, is_alive
+from slmflow.workflow.outputs import check
+from slmflow.workflow.steps import STEPS
+
+if TYPE_CHECKING:
+    from slmflow.compose import Composition
+    from slmflow.sweep import Variant
+    from slmflow.workflow.lookup import Found, Store
+
+KIND_TAG = "slmflow.kind"
+"""`driver` for a run that launches steps, `step` for a step, `command` for anything else."""
+STEP_TAG = "slmflow.step"
+"""The entry point whose work the run did."""
+KEY_TAG = "slmflow.key"
+"""The step's key, by which a finished run is found again."""
+NODE_TAG = "slmflow.node"
+"""The node's name in the graph: `evaluate_onnx` where the step is `evaluate`."""
+FINGERPRINT = "fingerprint.json"
+"""The ingredients of the key, so that a miss can be explained."""
+
+
+class State(Enum):
+    """What becomes of a step."""
+
+    cached = "cached"
+    wait = "wait"
+    """Another driver is at it."""
+    run = "run"
+    blocked = "blocked"
+    """It cannot be said what it would work on."""
+    done = "done"
+    failed = "failed"
+
+
+@dataclass
+class Item:
+    """One step of one run."""
+
+    name: str
+    """The node's name, with the variant's label where variants differ: `export_onnx[export=int4_cpu]`."""
+    node: Node
+    composition: Composition
+    upstream: dict[str, Item]
+    """Upstream parameter to the item whose run it takes."""
+    parts: Ingredients | None
+    """What its key is made of; None when it is blocked."""
+    state: State
+    reason: str
+    run_id: str | None = None
+    """The run that is reused or waited for."""
+    pins: list[str] = field(default_factory=list)
+    """Overrides that hold a branch or an alias to what it meant when the plan was made."""
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """Upstream parameter to the name of the item whose run it takes."""
+        return {parameter: item.name for parameter, item in self.upstream.items()}
+
+    @property
+    def key(self) -> str:
+        """The key; empty when it is blocked."""
+        return "" if self.parts is None else key_of_ingredients(self.parts)
+
+    @property
+    def line(self) -> str:
+        """The item as the terminal shows it."""
+        mark = {State.cached: "✓", State.wait: "◌", State.run: "●"}.get(self.state, "✗")
+        word = "to run" if self.state is State.run else self.state.value
+        return f"{mark} {self.name:<22} {word:<8} {self.reason}"
+
+
+def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
+    """Every step of every variant that an entry point needs, each after what it needs.
+
+    Steps of two variants with the same key are one item. Nothing is written or launched.
+    """
+    items: list[Item] = []
+    shared: dict[str, Item] = {}
+    for variant in variants:
+        composition = variant.composition
+        with_pipeline = composition.base is not None or composition.config.export.exporter != "prebuilt"
+        placed: dict[str, Item] = {}
+        for node in needed_for(step, graph(with_pipeline=with_pipeline)):
+            needed = {parameter: placed[need] for parameter, need in node.needs.items()}
+            item = _item(node, variant, needed, store, items)
+            if item.key in shared:
+                placed[node.name] = shared[item.key]
+                continue
+            placed[node.name] = item
+            items.append(item)
+            if item.key:
+                shared[item.key] = item
+    return items
+
+
+def _item(node: Node, variant: Variant, needed: dict[str, Item], store: Store, before: list[Item]) -> Item:
+    taken = any(item.node.name == node.name for item in before)
+    name = f"{node.name}[{variant.label}]" if taken else node.name
+    item = Item(name, node, variant.composition, needed, None, State.blocked, "")
+    blocked = next((upstream for upstream in needed.values() if upstream.state is State.blocked), None)
+    if blocked is not None:
+        item.reason = f"needs {blocked.name}"
+        return item
+    try:
+        identity = step_identity(node.step, variant.composition)
+    except SlmflowError as error:
+        item.reason = str(error)
+        return item
+    item.pins = identity.pins
+    upstream_keys = {parameter: upstream.key for parameter, upstream in needed.items()}
+    item.parts = ingredients(STEPS[node.step], variant.composition, upstream_keys, identity.content)
+    settle(item, store)
+    return item
+
+
+def step_identity(step: str, composition: Composition) -> Identity:
+    """The content that the names in a step's configuration lead to now. Raises SlmflowError if nowhere."""
+    if step == "evaluate":
+        return Identity({"text": canonical_digest(text_of(composition.config.evaluate.text))})
+    if step != "fetch":
+        return Identity({})
+    identity = identity_of(composition.config.model.source)
+    if composition.base is None:
+        return identity
+    base = composition.base
+    ignored = [name.rpartition(".")[2] for name in STEPS["fetch"].ignored]
+    fields = {name: str(value) for name, value in asdict(base.source).items() if name not in ignored}
+    content = {**fields, **identity_of(base.source).content, "licence": base.licence}
+    return Identity(
+        {**identity.content, **{f"base.{key}": value for key, value in content.items()}}, identity.pins
+    )
+
+
+def settle(item: Item, store: Store) -> None:
+    """Look for a run to reuse, and set the item's state, reason and run."""
+    driver = item.composition.config.driver
+    if not driver.cache:
+        item.state, item.reason = State.run, "driver.cache=false"
+        return
+    found = [run for run in store.runs(KEY_TAG, item.key) if run.tags.get(KIND_TAG) == "step"]
+    disbelief = ""
+    for run in found:
+        if run.status != "FINISHED":
+            continue
+        reason = disbelieve(run, item, store, full=driver.verify is Verify.full)
+        if reason is None:
+            item.state, item.run_id = State.cached, run.run_id
+            item.reason = f"run {run.run_id}"
+            return
+        disbelief = disbelief or f"{reason} (run {run.run_id})"
+    for run in found:
+        if run.status == "RUNNING" and is_alive(run.tags.get(HEARTBEAT_TAG)):
+            item.state, item.run_id = State.wait, run.run_id
+            where = json.loads(run.tags[HEARTBEAT_TAG])
+            item.reason = (
+                f"process {where['pid']} on {where['host'].split('/')[0]} is at it, run {run.run_id}"
+            )
+            return
+    failed = next((run for run in found if run.status in ("FAILED", "KILLED")), None)
+    item.state = State.run
+    item.reason = disbelief or (f"did not finish in run {failed.run_id}" if failed else _changed(item, store))
+
+
+def disbelieve(
+    run: Found, item: Item, store: Store, *, full: bool = False, restamp: bool = False
+) -> str | None:
+    """Why a finished run cannot be reused, None if it can: its outputs, its model, its pin, the registry."""
+    checked = check(run, store, full=full, restamp=restamp)
+    if checked.reason:
+        return checked.reason
+    for parameter in STEPS[item.node.step].of_model:
+        if parameter in item.upstream and (why := _another_model(run, parameter, item.upstream[parameter])):
+            return why
+    pinned = item.composition.config.model.source.digest
+    if item.node.step == "fetch" and pinned and run.tags.get("slmflow.source.digest") != pinned:
+        return f"its content is not what model.source.digest={pinned[:12]}… pins"
+    return _registry_moved(run, store) if item.node.step == "register" else None
+
+
+def _another_model(run: Found, parameter: str, upstream: Item) -> str | None:
+    """Equal content in another LoggedModel: figures are logged on the model, versions made of it."""
+    if upstream.state in (State.run, State.wait):
+        return f"{upstream.name} is made anew"
+    if run.tags.get(upstream_tag(parameter)) != upstream.run_id:
+        return f"{upstream.name} was made anew"
+    return None
+
+
+def upstream_tag(parameter: str) -> str:
+    """The tag of a step's run that names the run it took by this parameter."""
+    return f"slmflow.{parameter}"
+
+
+def _registry_moved(run: Found, store: Store) -> str | None:
+    for version in _json(run, "gate.json")["registered"].values():
+        name, number, alias = version["name"], version["version"], version["alias"]
+        if not store.has_version(name, number):
+            return f"version {number} of {name} is gone"
+        if alias and (now := store.alias(name, alias)) != number:
+            return f"{name}@{alias} is on {'no version' if now is None else f'version {now}'} now"
+    return None
+
+
+def _changed(item: Item, store: Store) -> str:
+    """Why no run has this key: the differences to the nearest one that finished."""
+    nearest: list[str] | None = None
+    for run in store.runs(NODE_TAG, item.node.name):
+        if run.status == "FINISHED":
+            try:
+                before = _json(run, FINGERPRINT)
+            except (OSError, ValueError, SlmflowError):
+                continue
+            lines = differences(before, item.parts or {})
+            if nearest is None or len(lines) < len(nearest):
+                nearest = lines
+    if nearest is None:
+        return "never done here"
+    return ", ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
+
+
+def _json(run: Found, name: str) -> Any:
+    from slmflow.artifacts import local_path
+    from slmflow.files import read_json
+
+    return read_json(local_path(f"{run.artifact_uri}/{name}"))
+
+
+def as_dict(items: list[Item]) -> list[dict[str, Any]]:
+    """For `plan.json`."""
+    return [
+        {
+            "name": item.name,
+            "step": item.node.step,
+            "state": item.state.value,
+            "reason": item.reason,
+            "run_id": item.run_id,
+            "key": item.key,
+            "needs": item.needs,
+        }
+        for item in items
+    ]
