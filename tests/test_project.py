@@ -5,28 +5,51 @@ import hashlib
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import yaml
 
 from slmflow.compose import CONF
-from slmflow.workflow.graph import INPUT_STEPS, OPTIONAL_INPUTS, STEP_INPUTS, graph, needed_for
+from slmflow.workflow.graph import graph, needed_for
 from slmflow.workflow.shell import CHOICES
+from slmflow.workflow.steps import OPTIONAL_INPUTS
+from slmflow.workflow.steps import STEPS as DECLARED
 from tests.conftest import ROOT
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 STEPS = sorted(path.stem for path in (ROOT / "steps").glob("*.py") if path.stem != "__init__")
+COMMANDS = sorted(p.stem for p in (ROOT / "slmflow" / "commands").glob("*.py") if p.stem != "__init__")
 
 
 def test_mlproject_declares_main_and_every_step_module():
-    assert set(PROJECT["entry_points"]) == {"main", *STEPS}
-    assert set(STEP_INPUTS) == set(STEPS)
+    assert set(PROJECT["entry_points"]) == {"main", *STEPS, *COMMANDS}
+    assert set(DECLARED) == set(STEPS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_declared_with_its_parameters_and_opens_with_its_command(command):
+    entry = PROJECT["entry_points"][command]
+    declared = list(import_module(f"slmflow.commands.{command}").PARAMETERS)
+    assert list(entry["parameters"]) == declared
+    words = ["python", "-m", f"slmflow.commands.{command}", *(f"{n}={{{n}}}" for n in declared)]
+    assert entry["command"].split() == words
+    docstring = ast.get_docstring(ast.parse((ROOT / "slmflow" / "commands" / f"{command}.py").read_text()))
+    assert f"mlflow run . -e {command} --env-manager local" in docstring
+
+
+def test_every_output_that_a_repetition_must_make_again_is_declared_of_a_known_step():
+    for step in DECLARED.values():
+        assert (ROOT / "steps" / f"{step.name}.py").is_file()
+        assert all(accepted in DECLARED for steps in step.inputs.values() for accepted in steps)
+        assert set(step.of_model) <= set(step.inputs)
+        assert all(list(ROOT.glob(pattern)) for pattern in step.ships)
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_an_entry_point_declares_and_passes_the_choices_and_its_upstream_ids(step):
     entry = PROJECT["entry_points"][step]
-    declared = [*CHOICES, *STEP_INPUTS[step]]
+    declared = [*CHOICES, *DECLARED[step].inputs]
     assert list(entry["parameters"]) == declared
     assert all(spec == {"type": "string", "default": ""} for spec in entry["parameters"].values())
     assert entry["command"].split() == ["python", "-m", f"steps.{step}", *(f"{n}={{{n}}}" for n in declared)]
@@ -53,10 +76,10 @@ def test_an_experiment_opens_with_the_command_that_runs_it(path):
 def test_every_node_comes_after_what_it_needs_and_needs_what_its_step_takes(with_pipeline):
     seen = {}
     for node in graph(with_pipeline=with_pipeline):
-        assert set(node.needs) <= set(STEP_INPUTS[node.step])
-        assert set(STEP_INPUTS[node.step]) - set(node.needs) <= set(OPTIONAL_INPUTS)
+        assert set(node.needs) <= set(DECLARED[node.step].inputs)
+        assert set(DECLARED[node.step].inputs) - set(node.needs) <= set(OPTIONAL_INPUTS)
         for parameter, need in node.needs.items():
-            assert seen[need] in INPUT_STEPS[parameter]
+            assert seen[need] in DECLARED[node.step].inputs[parameter]
         seen[node.name] = node.step
 
 

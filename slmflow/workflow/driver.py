@@ -50,6 +50,8 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         print(f"slmflow {step}: {first.config.model.name}, {what}, {len(items)} steps", flush=True)
         for item in items:
             print(f"  {item.line}", flush=True)
+        for pin in dict.fromkeys(pin for item in items for pin in item.pins):
+            print(f"  this run holds to {pin}; put it into overrides to stay there", flush=True)
         blocked = [item for item in items if item.state is State.blocked]
         if blocked:
             mlflow.log_dict(as_dict(items), runs.PLAN)

@@ -75,7 +75,7 @@ def differences(before: Ingredients, now: Ingredients) -> list[str]:
             if old.get(name) == new.get(name):
                 continue
             if kind == "upstream":
-                lines.append(f"{name.removesuffix('_run')} is another")
+                lines.append(f"{name} changed")
             elif kind == "code":
                 verb = "is new" if name not in old else "is gone" if name not in new else "changed"
                 lines.append(f"{name} {verb}")

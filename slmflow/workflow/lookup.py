@@ -92,7 +92,7 @@ class SqliteStore:
             values,
         )
         tags = "SELECT key, value FROM tags WHERE run_uuid = ?"
-        return [Found(*row, dict(self._all(tags, (row[0],)))) for row in rows]
+        return [Found(*row, tags=dict(self._all(tags, row[:1]))) for row in rows]  # type: ignore[misc]
 
     def runs(self, tag: str, value: str, limit: int = 20) -> list[Found]:
         """By the primary key of the tags, (key, run)."""

@@ -13,7 +13,6 @@ from slmflow.export import export_folder
 from slmflow.export.genai import builder_options
 from slmflow.export.proofs import prove
 from slmflow.files import digests_under
-from slmflow.sources.huggingface import huggingface_folder
 
 ARCHITECTURES = ["llama", "phi3", "qwen3"]
 
@@ -80,12 +79,6 @@ def test_a_prebuilt_folder_that_names_a_library_is_refused(broken, tmp_path):
 def test_a_prebuilt_folder_without_its_base_is_proven_to_generate_and_nothing_more(tiny_onnx):
     proofs = prove(tiny_onnx, None, Precision.source)
     assert proofs == {"generates": True, "engines": ["generate"], "reference": False}
-
-
-def test_a_source_without_weights_is_refused(tmp_path):
-    (tmp_path / "README.md").write_text("nothing here")
-    with pytest.raises(SlmflowError, match="it holds README.md"):
-        huggingface_folder(tmp_path, tmp_path)
 
 
 @pytest.fixture

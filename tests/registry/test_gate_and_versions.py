@@ -6,9 +6,7 @@ from mlflow import MlflowClient
 
 from slmflow.compose import compose
 from slmflow.config import PackageConfig
-from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import log_onnx_model
-from slmflow.packaging.weights import weights_of
 from slmflow.registry.gate import judge, threshold_for
 from slmflow.registry.versions import FINGERPRINT_TAG, register
 
@@ -74,9 +72,9 @@ def model_id(tiny_onnx, store, tmp_path):
         return log_onnx_model(tiny_onnx, "tiny", PackageConfig(), tmp_path / "scratch", {}), run.info.run_id
 
 
-def registered(model_id, fingerprint="f1", alias="champion", gate="pass"):
+def registered(model_id, fingerprint="f1", alias="champion", gate="pass", is_intact=lambda version: True):
     tags = {FINGERPRINT_TAG: fingerprint, "gate": gate}
-    return register("tiny-onnx", *model_id, tags, f"why {gate}", alias)
+    return register("tiny-onnx", *model_id, tags, f"why {gate}", alias, is_intact)
 
 
 def test_the_same_content_is_registered_once_and_other_content_anew(model_id):
@@ -112,10 +110,23 @@ def test_a_challenger_that_passes_later_is_champion_alone_and_its_evidence_says_
     assert version.description == "why pass"
 
 
-def test_a_version_whose_weights_are_gone_gets_no_alias(model_id):
-    registered(model_id, alias="challenger", gate="miss")
-    for path in weights_of(model_id[0]).rglob("*.onnx"):
-        path.unlink()
-    with pytest.raises(SlmflowError, match="has no weights"):
-        registered(model_id)
-    assert list(MlflowClient().get_model_version("tiny-onnx", "1").aliases) == ["challenger"]
+def test_a_version_whose_model_is_damaged_is_passed_over_for_a_new_one(model_id):
+    registered(model_id)
+    healed = registered(model_id, is_intact=lambda version: int(version.version) > 1)
+    assert (healed.version, healed.created) == ("2", True)
+    assert MlflowClient().get_model_version_by_alias("tiny-onnx", "champion").version == 2
+
+
+def test_of_two_versions_made_at_once_the_lower_number_stays(model_id, monkeypatch):
+    """Another host registers between our look and our own version."""
+    real, theirs = MlflowClient.create_model_version, []
+
+    def slow(self, name, **words):
+        if not theirs:
+            theirs.append(real(self, name, **words))
+        return real(self, name, **words)
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", slow)
+    ours = registered(model_id)
+    assert (ours.version, ours.created) == ("1", False)
+    assert [v.version for v in MlflowClient().search_model_versions("name = 'tiny-onnx'")] == [1]

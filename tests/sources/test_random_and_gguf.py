@@ -15,7 +15,7 @@ from slmflow.errors import SlmflowError
 from slmflow.files import digests_under
 from slmflow.sources import take
 from slmflow.sources.gguf_file import shortest_float32, tensor_name, to_huggingface, unpermute
-from slmflow.sources.huggingface import huggingface_folder
+from slmflow.sources.huggingface import make_huggingface
 
 
 def make(tmp_path, overrides=""):
@@ -100,7 +100,8 @@ def write_gguf(path, architecture="llama", pre="smollm", seed=0):
 
 def test_a_gguf_file_keeps_exactly_its_weights(tmp_path):
     exact = write_gguf(tmp_path / "tiny.gguf")
-    folder = huggingface_folder(tmp_path, tmp_path / "scratch")
+    folder = tmp_path / "huggingface"
+    assert make_huggingface(tmp_path, folder) == "made"
     weights = load_file(folder / "model.safetensors")
     assert len(weights) == len(exact)
     for name, values in exact.items():
