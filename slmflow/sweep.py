@@ -64,7 +64,7 @@ def variants(model: str = "", export: str = "", overrides: str = "") -> list[Var
 def _values(token: str) -> list[str] | None:
     """The single-valued overrides that a sweeping one stands for; None for any other token."""
     try:
-        override = OverridesParser.create().parse_override(token)
+        (override,) = OverridesParser.create().parse_overrides([token])
     except OverrideParseException as error:
         raise SlmflowError(f"overrides: cannot read {token!r}: {first_line(error)}") from None
     if not override.is_sweep_override():

@@ -17,6 +17,7 @@ import sys
 
 from slmflow.errors import SlmflowError
 from slmflow.sweep import variants
+from slmflow.workflow.command import one_line_errors
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.plan import State, make_plan
 from slmflow.workflow.shell import CHOICES, parse_words
@@ -43,14 +44,5 @@ def run(argv: list[str]) -> int:
     return 1 if counts[State.blocked] else 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command, with its errors as one line."""
-    try:
-        return run(sys.argv[1:] if argv is None else argv)
-    except SlmflowError as error:
-        print(f"slmflow plan: {error}", file=sys.stderr)
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(one_line_errors("plan", run))

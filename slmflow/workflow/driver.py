@@ -52,9 +52,9 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
             print(f"  {item.line}", flush=True)
         for pin in dict.fromkeys(pin for item in items for pin in item.pins):
             print(f"  this run holds to {pin}; put it into overrides to stay there", flush=True)
+        mlflow.log_dict(as_dict(items), runs.PLAN)  # so that gc sees what a running driver stands on
         blocked = [item for item in items if item.state is State.blocked]
         if blocked:
-            mlflow.log_dict(as_dict(items), runs.PLAN)
             raise SlmflowError(f"{blocked[0].name} is blocked: {blocked[0].reason}")
         driver = Driver(items, store, parent, keep_going=len(variants) > 1)
         try:
@@ -62,6 +62,7 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         finally:
             mlflow.log_dict(as_dict(items), runs.PLAN)
             report.finish(parent, items)
+        print(f"run {parent.info.run_id}", flush=True)
         if driver.failed:
             again = runs.start_command(parent, arguments)
             print(f"  to go on where it stopped:\n    {again}", file=sys.stderr, flush=True)

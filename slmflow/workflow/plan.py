@@ -252,6 +252,7 @@ def as_dict(items: list[Item]) -> list[dict[str, Any]]:
             "run_id": item.run_id,
             "key": item.key,
             "needs": item.needs,
+            "pins": item.pins,
         }
         for item in items
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ ERROR_TAG = "slmflow.error"
 """The one line that says why the run failed."""
 WORD_TAGS = {"model": "slmflow.model", "export": "slmflow.export", "overrides": "slmflow.overrides"}
 """What the configuration was composed from, so that a later step can compose the same."""
+ARGUMENTS_TAG = "slmflow.arguments"
+"""The words of a driver's command line, as JSON."""
 PARENT_TAG = "mlflow.parentRunId"
 PLAN = "plan.json"
 """Artifact of a driver's run: its steps, what became of each, and the runs that it made or reused."""
@@ -264,6 +267,12 @@ def start_command(parent: Run, arguments: dict[str, str]) -> str:
     for key, value in arguments.items():
         words += ["-P", f"{key}={value}"] if value else []
     return shlex.join(words)
+
+
+def arguments_of(driver: Run) -> dict[str, str]:
+    """The words that a driver's run was started with."""
+    words: dict[str, str] = json.loads(driver.data.tags.get(ARGUMENTS_TAG, "{}"))
+    return words
 
 
 def record_checkout() -> None:

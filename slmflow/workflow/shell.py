@@ -7,6 +7,7 @@ or if the step needs none, it is the step itself.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shlex
@@ -106,6 +107,7 @@ def _run(step: str, chosen: list[Variant], arguments: dict[str, str], ids: dict[
         if not is_step:
             words["overrides"] = arguments.get("overrides", "")
         tags = {runs.WORD_TAGS[word]: words[word] for word in runs.WORD_TAGS}
+        tags[runs.ARGUMENTS_TAG] = json.dumps(arguments)
         mlflow.set_tags({KIND_TAG: "step" if is_step else "driver", STEP_TAG: step, **tags})
         if runs.is_made_up(run.info.run_name):
             name = f"{step} {composition.config.model.name} {composition.choices['export']}"

@@ -1,0 +1,154 @@
+"""List what no alias and no registered version stands on, and delete it when told to.
+
+    mlflow run . -e gc --env-manager local
+    mlflow run . -e gc --env-manager local -P delete=true
+
+Dry unless `delete=true`. Deleted runs and LoggedModels are only marked: `mlflow runs restore` brings a run
+back, and the `mlflow gc` line that is printed frees the disk. A registered model or version is never touched,
+nor anything that one was made from, nor a run that is still running.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow import MlflowClient
+from tqdm import tqdm
+
+from slmflow.artifacts import folder_of
+from slmflow.errors import SlmflowError
+from slmflow.files import files_under
+from slmflow.workflow import runs
+from slmflow.workflow.command import command_run, one_line_errors
+from slmflow.workflow.plan import KIND_TAG, upstream_tag
+from slmflow.workflow.shell import parse_words
+from slmflow.workflow.steps import STEPS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow.entities import Run
+
+PARAMETERS = ("delete",)
+KINDS = ("driver", "step")
+
+
+def lineage(kept: set[str], by_id: dict[str, Run]) -> set[str]:
+    """The runs in `kept`, all that they were made from, and the drivers that made any of them."""
+    reached: set[str] = set()
+    stack = list(kept)
+    while stack:
+        run_id = stack.pop()
+        run = by_id.get(run_id)
+        if run is None or run_id in reached:
+            continue
+        reached.add(run_id)
+        tags = run.data.tags
+        inputs = [upstream_tag(parameter) for step in STEPS.values() for parameter in step.inputs]
+        stack += [tags[name] for name in (*inputs, runs.PARENT_TAG) if name in tags]
+    return reached
+
+
+def evidence_of(client: MlflowClient) -> set[str]:
+    """The runs that versions of every registered model name: who logged it, and who evaluated it."""
+    found: set[str] = set()
+    for model in pages(client.search_registered_models):
+        for version in pages(client.search_model_versions, f"name = '{model.name}'"):
+            found |= {run for run in (version.run_id, version.tags.get("evaluate_run")) if run}
+    return found
+
+
+def pages(search: Any, *words: Any) -> Iterator[Any]:
+    """Every result of one of the client's paged searches."""
+    token: str | None = None
+    while True:
+        page = search(*words, page_token=token) if token else search(*words)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def run(argv: list[str]) -> int:
+    """List, and delete what may be deleted. Raises SlmflowError for bad words."""
+    arguments = parse_words("gc", argv, PARAMETERS)
+    delete = arguments.get("delete") or "false"
+    if delete not in ("true", "false"):
+        raise SlmflowError(f"delete={delete}: must be true or false")
+    with command_run("gc") as here:
+        client = MlflowClient()
+        experiment = here.info.experiment_id
+        ours = [
+            found
+            for found in pages(client.search_runs, [experiment])
+            if found.data.tags.get(KIND_TAG) in KINDS
+        ]
+        running = [found for found in ours if found.info.status == "RUNNING"]
+        kept = evidence_of(client) | {found.info.run_id for found in running}
+        kept |= {item["run_id"] for found in running for item in runs.items_of(found) if item["run_id"]}
+        reached = lineage(kept, {found.info.run_id: found for found in ours})
+        loose = [found for found in ours if found.info.run_id not in reached]
+        models = _models_of(client, experiment, {found.info.run_id for found in loose})
+        _show(loose, models)
+        mlflow.log_dict({"runs": [r.info.run_id for r in loose], "models": sorted(models)}, "gc.json")
+        if delete == "true":
+            _delete(client, loose, models)
+        elif loose:
+            print("nothing was deleted: add -P delete=true")
+    return 0
+
+
+def _models_of(client: MlflowClient, experiment: str, run_ids: set[str]) -> dict[str, str]:
+    """LoggedModels that those runs made and that no registered version is made of: id to location."""
+    registered = {
+        version.source.removeprefix("models:/")
+        for model in pages(client.search_registered_models)
+        for version in pages(client.search_model_versions, f"name = '{model.name}'")
+    }
+    return {
+        model.model_id: model.artifact_location
+        for model in pages(lambda **words: client.search_logged_models([experiment], **words))
+        if model.source_run_id in run_ids and model.model_id not in registered
+    }
+
+
+def _show(loose: list[Run], models: dict[str, str]) -> None:
+    for found in loose:
+        print(f"{found.info.run_id}  {found.info.status:<8}  {found.info.run_name}")
+    print(f"{len(loose)} runs and {len(models)} LoggedModels that no registered version stands on", end="")
+    print(f", {_freed([*(r.info.artifact_uri for r in loose), *models.values()]) / 1e6:,.0f} MB")
+
+
+def _freed(places: list[str]) -> int:
+    """Bytes that would be free: files with another hard link elsewhere stay."""
+    links: dict[int, list[int]] = {}
+    for uri in places:
+        folder = folder_of(uri)
+        for path in files_under(folder) if folder is not None and folder.is_dir() else []:
+            stat = path.stat()
+            seen = links.setdefault(stat.st_ino, [stat.st_nlink, 0, stat.st_size])
+            seen[1] += 1
+    return sum(size for all_links, ours, size in links.values() if ours >= all_links)
+
+
+def _delete(client: MlflowClient, loose: list[Run], models: dict[str, str]) -> None:
+    if not loose:
+        return
+    for model_id in models:
+        client.delete_logged_model(model_id)
+    for found in tqdm(loose, "deleting"):
+        client.delete_run(found.info.run_id)
+    ids = ",".join(found.info.run_id for found in loose)
+    store = shlex.quote(runs.store_name())
+    words = ["mlflow gc", f"--backend-store-uri {store}", f"--run-ids {ids}"]
+    if models:
+        words.append(f"--logged-model-ids {','.join(models)}")
+    print(f"marked as deleted. To free the disk:\n  {' '.join(words)}")
+    print("To take it back, for each run:\n  mlflow runs restore --run-id <id>")
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors("gc", run))

@@ -1,0 +1,45 @@
+"""What a command that is no step does around its work: be a run, and fail in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from slmflow.errors import SlmflowError, one_line
+from slmflow.workflow.shell import active_run
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+@contextlib.contextmanager
+def command_run(name: str) -> Iterator[Run]:
+    """The command's own run, marked as such, so that caches, comparisons and gc pass it by."""
+    import mlflow
+
+    from slmflow.workflow import runs
+    from slmflow.workflow.plan import KIND_TAG
+
+    with active_run(name) as run:
+        mlflow.set_tag(KIND_TAG, "command")
+        if runs.is_made_up(run.info.run_name):
+            mlflow.set_tag("mlflow.runName", name)
+        try:
+            yield run
+        except BaseException as error:
+            mlflow.set_tag(runs.ERROR_TAG, one_line(error))
+            raise
+
+
+def one_line_errors(name: str, work: Callable[[list[str]], int]) -> int:
+    """Do a command's work; returns its exit status, 1 after one line on standard error."""
+    try:
+        return work(sys.argv[1:])
+    except SlmflowError as error:
+        print(f"slmflow {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"slmflow {name}: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,76 @@
+"""One line stands for several configurations, as Hydra's multirun writes them."""
+
+import pytest
+
+from slmflow.errors import SlmflowError
+from slmflow.sweep import variants
+
+
+def labels(**words):
+    return [variant.label for variant in variants(**words)]
+
+
+def exports(**words):
+    return [variant.composition.choices["export"] for variant in variants(**words)]
+
+
+def test_plain_words_are_one_configuration_without_a_label():
+    assert labels(model="tiny_phi3") == [""]
+
+
+def test_each_value_is_a_configuration_and_its_label_sets_it_apart():
+    words = {"model": "tiny_phi3", "overrides": "-m export=int8_cpu,int4_cpu"}
+    assert labels(**words) == ["export=int8_cpu", "export=int4_cpu"]
+    assert exports(**words) == ["int8_cpu", "int4_cpu"]
+
+
+def test_a_parameter_sweeps_as_an_override_does():
+    assert exports(model="tiny_phi3", export="int8_cpu,int4_cpu", overrides="--multirun") == [
+        "int8_cpu",
+        "int4_cpu",
+    ]
+
+
+def test_two_sweeps_are_their_product():
+    words = "-m export=int8_cpu,int4_cpu package.top_p=choice(0.5,1)"
+    assert labels(model="tiny_phi3", overrides=words) == [
+        "export=int8_cpu package.top_p=0.5",
+        "export=int8_cpu package.top_p=1",
+        "export=int4_cpu package.top_p=0.5",
+        "export=int4_cpu package.top_p=1",
+    ]
+
+
+def test_an_experiment_file_sweeps_and_the_users_word_wins():
+    assert exports(overrides="+experiment=precisions") == ["fp32_cpu", "int8_cpu", "int4_cpu"]
+    assert exports(overrides="+experiment=precisions export=int4_cpu") == ["int4_cpu"]
+    assert exports(overrides="+experiment=precisions -m export=int4_cpu,int8_cpu") == [
+        "int4_cpu",
+        "int8_cpu",
+    ]
+
+
+def test_a_list_is_one_value():
+    words = "gate.thresholds=[{max_kl:1.0,min_top1:0.1},{max_kl:2.0,min_top1:0.1}]"
+    assert labels(overrides=words) == [""]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("export=int8_cpu,int4_cpu", "overrides='-m export=int8_cpu,int4_cpu' runs each"),
+        ("-m export=int8_cpu,int3", "export=int3 is unknown"),
+        ("-m package.top_p=0.5,7", "package.top_p=7"),
+        ("export=int8_cpu,", "cannot read 'export=int8_cpu,'"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_in_one_line(words, said):
+    with pytest.raises(SlmflowError) as refused:
+        variants(overrides=words)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_parameter_and_an_override_of_the_same_name_are_refused():
+    with pytest.raises(SlmflowError, match="give it once"):
+        variants(export="int8_cpu", overrides="-m export=int8_cpu,int4_cpu")

@@ -1,0 +1,93 @@
+"""The state of a checkout is recorded well enough to build it again, and nothing secret with it."""
+
+import subprocess
+
+import pytest
+
+from slmflow.workflow.checkout import LIMIT_BYTES, checkout, git, installed, own_distributions
+
+
+@pytest.fixture
+def clone(tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "code.py").write_text("a = 1\n")
+    (folder / ".gitignore").write_text("ignored\n")
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    for words in (("init", "-q"), ("add", "-A"), (*who, "commit", "-qm", "first")):
+        assert git(*words, folder=folder).returncode == 0
+    checkout.cache_clear()
+    return folder
+
+
+def state(folder):
+    checkout.cache_clear()
+    return checkout(folder)
+
+
+def test_a_clean_checkout_is_its_commit(clone):
+    found = state(clone)
+    head = subprocess.run(["git", "-C", clone, "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert (found.commit, found.dirty, found.patch) == (head.stdout.strip(), False, b"")
+
+
+def test_a_folder_that_is_no_checkout_has_no_commit(tmp_path, clone):
+    assert state(tmp_path).commit is None
+    (clone / "inside").mkdir()
+    assert state(clone / "inside").commit is None, "a copy below another repository"
+
+
+def test_a_patch_builds_changed_new_and_deleted_files_again(clone, tmp_path):
+    (clone / "more.py").write_text("x\n")
+    assert git("add", "more.py", folder=clone).returncode == 0
+    (clone / "code.py").write_text("a = 2\n")
+    (clone / "sub").mkdir()
+    (clone / "sub" / "new ü.txt").write_text("untracked\n")
+    (clone / "ignored").write_text("not recorded")
+    found = state(clone)
+    assert found.dirty
+    assert not found.withheld
+    again = tmp_path / "again"
+    assert git("clone", "-q", str(clone), str(again), folder=tmp_path).returncode == 0
+    (tmp_path / "patch").write_bytes(found.patch)
+    applied = git("apply", str(tmp_path / "patch"), folder=again)
+    assert applied.returncode == 0, applied.stderr
+    for name in ("more.py", "code.py", "sub/new ü.txt"):
+        assert (again / name).read_text() == (clone / name).read_text()
+    assert not (again / "ignored").exists()
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "token = 'hf_" + "a" * 34 + "'",
+        "AKIA" + "A" * 16,
+        "-----BEGIN RSA PRIVATE KEY-----",
+        "password: correct-horse-battery",
+        "DATABRICKS = 'dapi" + "0" * 32 + "'",
+    ],
+)
+def test_what_looks_like_a_credential_is_withheld_and_the_line_named(clone, secret):
+    (clone / "settings.txt").write_text(f"x\n{secret}\n")
+    found = state(clone)
+    assert "looks like a credential" in found.withheld
+    assert found.patch == b""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\0binary", "is not text"), (b"x" * (LIMIT_BYTES + 1), "more than 5,000,000 bytes")],
+    ids=["binary", "large"],
+)
+def test_binary_and_large_untracked_files_are_withheld_and_named(clone, content, said):
+    (clone / "file.bin").write_bytes(content)
+    found = state(clone)
+    assert "file.bin" in found.withheld
+    assert said in found.withheld
+
+
+def test_the_environment_is_every_distribution_with_its_version():
+    lines = installed().splitlines()
+    assert any(line.startswith("mlflow==3") for line in lines)
+    assert any(line.startswith("onnxruntime-genai==") for line in lines)
+    assert not [line for line in own_distributions(installed()) if line.startswith(("pip==", "setuptools=="))]
