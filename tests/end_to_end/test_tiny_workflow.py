@@ -1,14 +1,16 @@
 """`mlflow run` as a user types it, on a random model: everything but the size is real."""
 
 import re
+import shlex
 import subprocess
+from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from slmflow.workflow import runs
-from tests.conftest import run_project, store_uri
+from tests.conftest import ROOT, run_project, store_uri
 from tests.hub_stand_in import COMMIT, hub, repo_of
 
 
@@ -69,9 +71,9 @@ def test_the_next_commands_do_what_they_say(workflow):
 
 
 def test_every_step_is_a_finished_nested_named_child(workflow, client):
-    (parent,) = drivers(client)
+    (parent, *_) = drivers(client)
     children = runs.children(parent)
-    assert [child.info.run_name for child in children] == [
+    assert {child.info.run_name for child in children} == {
         "fetch",
         "export_onnx",
         "log_pipeline",
@@ -79,14 +81,14 @@ def test_every_step_is_a_finished_nested_named_child(workflow, client):
         "log_onnx",
         "evaluate_onnx",
         "register",
-    ]
+    }
     assert {child.info.status for child in children} == {"FINISHED"}
     assert parent.info.run_name == "register tiny-phi3 fp32_cpu"
     assert parent.info.status == "FINISHED"
 
 
 def test_children_carry_what_repeats_them(workflow, client):
-    (parent,) = drivers(client)
+    (parent, *_) = drivers(client)
     by_name = {child.info.run_name: child for child in runs.children(parent)}
     params = by_name["evaluate_onnx"].data.params
     assert params["model"] == "tiny_phi3"
@@ -96,7 +98,7 @@ def test_children_carry_what_repeats_them(workflow, client):
 
 
 def test_the_exported_graph_is_faithful_and_measured_on_run_and_model(workflow, client):
-    (parent,) = drivers(client)
+    (parent, *_) = drivers(client)
     run = next(child for child in runs.children(parent) if child.info.run_name == "evaluate_onnx")
     evaluation = runs.json_artifact(run, "evaluation.json")
     assert evaluation["fidelity"]["kl_mean"] < 1e-6
@@ -161,15 +163,47 @@ def test_a_missed_gate_registers_nothing_says_why_and_fails(workflow, client):
     assert registry(client) == before
 
 
-def test_a_driver_whose_step_fails_names_step_cause_and_command_and_fails(tmp_path):
+def test_a_step_that_fails_is_named_with_its_cause_its_log_and_the_command_that_resumes(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.gguf").write_text("not a gguf file")
+    words = f"model.source.path={tmp_path}/broken evaluate=quick"
+    done = run_project(["-P", "model=local", "-P", f"overrides={words}"], tmp_path)
+    assert done.returncode != 0
+    assert "✗ fetch  model.gguf: cannot be read as GGUF" in done.stderr
+    log = Path(re.search(r"its log: (.*)", done.stderr)[1])
+    assert "cannot be read as GGUF" in log.read_text()
+    assert "slmflow register: fetch failed: model.gguf: cannot be read as GGUF" in done.stderr
+    assert "Traceback" not in done.stderr.split("slmflow register:")[0]
+    again = re.search(r"to go on where it stopped:\n +(.*)", done.stderr)[1]
+    assert again == shlex.join(
+        [
+            "mlflow",
+            "run",
+            str(ROOT),
+            "--env-manager",
+            "local",
+            "-P",
+            "model=local",
+            "-P",
+            f"overrides={words}",
+        ]
+    )
+    mlflow.set_tracking_uri(store_uri(tmp_path))
+    found = MlflowClient().search_runs(["0"])
+    assert {run.info.status for run in found} == {"FAILED"}
+    (step,) = [run for run in found if run.data.tags["slmflow.kind"] == "step"]
+    assert "Traceback" in mlflow.artifacts.load_text(f"{step.info.artifact_uri}/card.html")
+    mlflow.set_tracking_uri(None)
+
+
+def test_a_source_that_leads_nowhere_blocks_the_run_before_anything_is_launched(tmp_path):
     done = run_project(["-P", "model=local", "-P", f"overrides=model.source.path={tmp_path}/none"], tmp_path)
     assert done.returncode != 0
-    assert re.search(r"✗ fetch  run [0-9a-f]{32}", done.stderr)
-    assert "-e fetch --env-manager local -P model=local" in done.stderr
-    assert "slmflow register: fetch failed: model.source.path=" in done.stderr
-    assert "Traceback" not in done.stderr.split("slmflow register:")[0]
+    assert "✗ fetch                  blocked" in done.stdout
+    assert "✗ register               blocked  needs evaluate_onnx" in done.stdout
+    assert "slmflow register: fetch is blocked: model.source.path=" in done.stderr
     mlflow.set_tracking_uri(store_uri(tmp_path))
-    assert {run.info.status for run in MlflowClient().search_runs(["0"])} == {"FAILED"}
+    assert len(MlflowClient().search_runs(["0"])) == 1
     mlflow.set_tracking_uri(None)
 
 
@@ -191,7 +225,7 @@ def test_a_gated_hub_model_is_fetched_through_mlflow_run_and_its_token_is_nowher
         done = run_project(["-e", "fetch", *words], store, HF_TOKEN="hf_do_not_leak_me", **environment)
     assert done.returncode == 0, done.stderr
     assert "Bearer hf_do_not_leak_me" in repo.tokens
-    assert f"model.source.revision={COMMIT}" in done.stdout
+    assert f"this run holds to model.source.revision={COMMIT}" in done.stdout
     assert "model.source.digest=" in done.stdout
     found = subprocess.run(["grep", "-rlF", "hf_do_not_leak_me", str(store)], capture_output=True, text=True)
     assert found.stdout == ""

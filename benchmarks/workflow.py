@@ -1,0 +1,204 @@
+"""What the driver costs: time, bytes and lookups, each beside the plain thing, measured in the same run.
+
+    python -m benchmarks.workflow                     # the default model, ten minutes
+    python -m benchmarks.workflow model=tiny_phi3     # tiny, offline
+    python -m benchmarks.workflow large               # a random model of 1 B parameters as well, 40 minutes
+
+Cached and plan are held against `mlflow run` of an empty project; cold against `benchmarks.by_hand`, one
+Python process that does the same work and the same proofs; bytes against the distinct content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+
+import slmflow  # noqa: F401  switches telemetry off
+from benchmarks import Row, publish, row
+from slmflow.files import files_under
+from slmflow.workflow import runs
+from slmflow.workflow.closure import ROOT
+from slmflow.workflow.lookup import ClientStore, SqliteStore
+from slmflow.workflow.plan import KEY_TAG, KIND_TAG
+
+EMPTY = "name: empty\nentry_points:\n  main:\n    command: 'true'\n"
+ONE_BILLION = (
+    "model.source.hidden_size=2048 model.source.intermediate_size=8192 model.source.layers=15 "
+    "model.source.heads=16 model.source.kv_heads=8 model.source.context=1024 model.source.architecture=llama "
+    "model.name=one-billion evaluate=quick gate.mode=off"
+)
+"""1.0 B parameters: 15 layers of 63 M, and the small vocabulary."""
+
+
+def mlflow_run(folder: Path, *words: str, root: Path = ROOT) -> float:
+    """Seconds of one `mlflow run` on the store in `folder`."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    command = [sys.executable, "-m", "mlflow", "run", str(root), "--env-manager", "local", *words]
+    began = time.perf_counter()
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def written() -> int:
+    """Bytes that this process and every child that it has waited for have written."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("wchar")))
+
+
+def parameters(words: dict[str, str]) -> list[str]:
+    """The words as `-P key=value`."""
+    return [part for key, value in words.items() for part in ("-P", f"{key}={value}")]
+
+
+def cold(name: str, words: dict[str, str], at_most: float) -> list[Row]:
+    """A cold run against the same by hand, its bytes against its content, and the driver's overhead."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as scratch:
+        folder, hand = Path(scratch) / "ours", Path(scratch) / "hand"
+        folder.mkdir()
+        before = written()
+        seconds = mlflow_run(folder, *parameters(words))
+        wrote = written() - before
+        before = written()
+        began = time.perf_counter()
+        by_hand = [sys.executable, "-m", "benchmarks.by_hand", str(hand)]
+        by_hand += [f"{key}={value}" for key, value in words.items()]
+        done = subprocess.run(by_hand, cwd=ROOT, check=True, capture_output=True, text=True)
+        hand_seconds = time.perf_counter() - began
+        hand_wrote = written() - before
+        print(done.stdout)
+        rows.append(row(f"{name}: cold, beside by hand", seconds, "s", peer=hand_seconds, at_most=at_most))
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        (parent,) = MlflowClient().search_runs(["0"], f"tags.{KIND_TAG} = 'driver'")
+        content, reference = distinct_bytes(parent)
+        net = wrote - reference
+        rows.append(row(f"{name}: bytes, beside distinct content", net / 1e6, "MB", content / 1e6, 1.2))
+        rows.append(row(f"{name}: bytes by hand", (hand_wrote - reference) / 1e6, "MB", content / 1e6))
+        rows.append(row(f"{name}: reference/, apart", reference / 1e6, "MB"))
+        overhead, steps = driver_overhead(parent, seconds)
+        rows.append(row(f"{name}: driver's own, a step", overhead / steps, "s", at_most=4.0))
+        mlflow.set_tracking_uri(None)
+    return rows
+
+
+def distinct_bytes(parent: mlflow.entities.Run) -> tuple[int, int]:
+    """Bytes of source, pipeline weights and export, each file once; and of `reference/`."""
+    seen: dict[int, int] = {}
+    reference = 0
+    for child in runs.children(parent):
+        folder = Path(child.info.artifact_uri)
+        for path in files_under(folder):
+            part = path.relative_to(folder).parts[0]
+            if part == "reference":
+                reference += path.stat().st_size
+            elif part in ("source", "huggingface", "onnx"):
+                seen[path.stat().st_ino] = path.stat().st_size
+    return sum(seen.values()), reference
+
+
+def driver_overhead(parent: mlflow.entities.Run, seconds: float) -> tuple[float, int]:
+    """Seconds of a run in which no step's process was at its work (imports included), and the steps."""
+    spans = []
+    for child in runs.children(parent):
+        record = runs.json_artifact(child, "record.json")
+        end = child.info.end_time / 1000
+        spans.append((end - record["seconds"] - record["seconds_before_work"], end))
+    busy, reached = 0.0, 0.0
+    for begin, end in sorted(spans):
+        busy += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return seconds - busy, len(spans)
+
+
+def warm(words: dict[str, str], repeats: int = 5) -> list[Row]:
+    """Everything cached, and the plan, against `mlflow run` of an empty project; medians, interleaved."""
+    with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as scratch:
+        folder = Path(scratch)
+        (folder / "empty").mkdir()
+        (folder / "empty" / "MLproject").write_text(EMPTY)
+        mlflow_run(folder, *parameters(words))
+        times: dict[str, list[float]] = {"empty": [], "cached": [], "plan": []}
+        for _ in range(repeats):
+            times["empty"].append(mlflow_run(folder, root=folder / "empty"))
+            times["cached"].append(mlflow_run(folder, "-e", "register", *parameters(words)))
+            times["plan"].append(mlflow_run(folder, "-e", "plan", *parameters(words)))
+        empty, cached, plan = (statistics.median(times[name]) for name in ("empty", "cached", "plan"))
+        return [
+            row("everything cached, beside an empty project", cached, "s", peer=empty, at_most=2.0),
+            row("plan: beyond an empty project", plan - empty, "s", at_most=1.0),
+        ]
+
+
+def lookups() -> list[Row]:
+    """One lookup by key among 10,000 runs and among 100; MLflow's client beside the direct reader."""
+    medians = {}
+    for count in (100, 10_000):
+        with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as scratch:
+            path = Path(scratch) / "mlflow.db"
+            fill(path, count)
+            stores = {"direct": SqliteStore(path, "0"), "client": ClientStore("0")}
+            for name, store in stores.items():
+                samples = []
+                for number in range(20):
+                    key = f"{number * count // 20:064x}"
+                    began = time.perf_counter()
+                    found = store.runs(KEY_TAG, key)
+                    samples.append((time.perf_counter() - began) * 1000)
+                    assert len(found) == 1
+                medians[name, count] = statistics.median(samples)
+    mlflow.set_tracking_uri(None)
+    return [
+        row("lookup among 10,000 runs", medians["direct", 10_000], "ms", at_most=100),
+        row("lookup among 10,000, beside 100", medians["direct", 10_000], "ms", peer=medians["direct", 100]),
+        row("MLflow's client among 10,000", medians["client", 10_000], "ms", at_most=100),
+        row(
+            "MLflow's client among 10,000, beside 100",
+            medians["client", 10_000],
+            "ms",
+            medians["client", 100],
+        ),
+    ]
+
+
+def fill(path: Path, count: int) -> None:
+    """A store with `count` finished step runs of 20 tags each, written behind MLflow's back."""
+    mlflow.set_tracking_uri(f"sqlite:///{path}")
+    MlflowClient().search_experiments()
+    columns = "run_uuid, name, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id"
+    with sqlite3.connect(path) as database:
+        for number in range(count):
+            run_id = uuid.UUID(int=number).hex
+            values = (run_id, "export_onnx", "FINISHED", number, number, "active", "/nowhere", 0)
+            database.execute(f"INSERT INTO runs ({columns}) VALUES (?,?,?,?,?,?,?,?)", values)  # noqa: S608
+            tags = {KEY_TAG: f"{number:064x}", KIND_TAG: "step", **{f"tag{i}": "x" * 40 for i in range(18)}}
+            rows = [(key, value, run_id) for key, value in tags.items()]
+            database.executemany("INSERT INTO tags (key, value, run_uuid) VALUES (?,?,?)", rows)
+
+
+def measure(arguments: list[str]) -> list[Row]:
+    """All of it; the parts that need the default model take another's words instead, if given."""
+    words = dict(word.split("=", 1) for word in arguments if "=" in word)
+    name = words.get("model", "default model")
+    rows = [*warm({"model": "tiny_phi3", "overrides": "evaluate=quick"}), *lookups(), *cold(name, words, 1.8)]
+    if "large" in arguments:
+        large = {"model": "tiny_phi3", "export": "int8_cpu", "overrides": ONE_BILLION}
+        rows += cold("1 B random", large, 1.1)
+    return rows
+
+
+if __name__ == "__main__":
+    found = measure(sys.argv[1:])
+    publish("workflow", found)
+    print(json.dumps([entry.name for entry in found if not entry.holds]))

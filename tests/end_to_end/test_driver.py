@@ -1,0 +1,188 @@
+"""The driver under a sweep, a second driver, an interruption and sudden death."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from slmflow.workflow import runs
+from slmflow.workflow.plan import KIND_TAG
+from tests.conftest import ROOT, run_project, store_uri
+
+QUICK = "evaluate=quick evaluate.new_tokens=4 evaluate.repeats=1"
+
+
+def command(store, words, overrides=QUICK):
+    """`mlflow run` as a process group of its own, so that a test can kill all or one of it."""
+    arguments = ["-P", "model=tiny_phi3", "-P", f"overrides={overrides}", *words]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments],
+        cwd=store,
+        env={**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store_uri(store)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture
+def client(tmp_path):
+    mlflow.set_tracking_uri(store_uri(tmp_path))
+    yield MlflowClient()
+    mlflow.set_tracking_uri(None)
+
+
+def all_runs(client):
+    return client.search_runs(["0"])
+
+
+def steps_of(client):
+    return [run for run in all_runs(client) if run.data.tags.get(KIND_TAG) == "step"]
+
+
+def test_a_sweep_has_one_parent_shares_what_is_the_same_and_registers_each_variant(tmp_path, client):
+    words = f"{QUICK} gate.mode=off -m export=fp32_cpu,int8_cpu"
+    done = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 variants, 11 steps" in done.stdout
+    names = [run.info.run_name for run in steps_of(client)]
+    assert sorted(names) == sorted(set(names))
+    assert [name for name in names if name.startswith("fetch")] == ["fetch"]
+    assert {name for name in names if name.startswith("export")} == {
+        "export_onnx",
+        "export_onnx[export=int8_cpu]",
+    }
+    versions = client.search_model_versions("name = 'tiny-phi3-onnx'")
+    assert sorted(version.tags["precision"] for version in versions) == ["fp32", "int8"]
+    assert len(client.search_model_versions("name = 'tiny-phi3-pipeline'")) == 1
+    champion = client.get_model_version_by_alias("tiny-phi3-onnx", "champion")
+    assert champion.tags["precision"] == "int8", "the last variant that passed"
+    assert len({run.data.tags[runs.PARENT_TAG] for run in steps_of(client)}) == 1
+
+
+def test_a_variant_that_fails_does_not_stop_the_others(tmp_path, client):
+    words = f"{QUICK} -m gate.min_decode_tokens_per_second=1e9,0"
+    done = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
+    assert done.returncode != 0
+    assert "register failed: the gate was missed" in done.stderr
+    assert client.get_model_version_by_alias("tiny-phi3-onnx", "champion").tags["gate"] == "pass"
+
+
+def test_two_drivers_at_once_do_each_step_once_and_register_once(tmp_path, client):
+    client.search_experiments()  # the store's tables, which two processes cannot make at once
+    both = [command(tmp_path, []) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    finished = [run.info.run_name for run in steps_of(client) if run.info.status == "FINISHED"]
+    assert sorted(finished) == sorted(set(finished))
+    assert "reused, run" in "".join(outputs)
+    assert {run.info.status for run in all_runs(client)} <= {"FINISHED", "KILLED"}
+    for name in ("onnx", "pipeline"):
+        assert len(client.search_model_versions(f"name = 'tiny-phi3-{name}'")) == 1
+
+
+def wait_for(client, condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("never came to it")
+
+
+def running_steps(client):
+    return [run for run in steps_of(client) if run.info.status == "RUNNING"]
+
+
+def test_an_interruption_stops_the_children_and_leaves_no_run_running(tmp_path, client):
+    client.search_experiments()
+    process = command(tmp_path, ["-e", "log_onnx"])
+    wait_for(client, lambda: running_steps(client))
+    os.killpg(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert "the same command goes on where it stopped" in output
+    assert {run.info.status for run in all_runs(client)} <= {"FAILED", "KILLED"}
+    assert not living(tmp_path)
+
+
+def living(store):
+    """Processes of steps that work on this store."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("MLFLOW_TRACKING_URI") == store_uri(store)
+            if mine and any("steps." in word for word in process.cmdline()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def test_a_driver_that_is_killed_is_closed_by_the_next_and_what_it_had_is_used(tmp_path, client):
+    client.search_experiments()
+    process = command(tmp_path, ["-e", "log_onnx"])
+    wait_for(client, lambda: any(run.info.run_name == "export_onnx" for run in running_steps(client)))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = run_project(["-e", "log_onnx", "-P", "model=tiny_phi3", "-P", f"overrides={QUICK}"], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "whose process died" in done.stdout
+    assert "✓ fetch  reused" in done.stdout
+    assert [run.info.run_name for run in steps_of(client)].count("fetch") == 1
+    assert not [run for run in all_runs(client) if run.info.status == "RUNNING"]
+
+
+@pytest.mark.slow
+def test_thirty_sudden_deaths_at_random_moments_cost_nothing_but_time(tmp_path, client):
+    """Drivers, their children, or all at once; the seed is printed by the failure."""
+    client.search_experiments()
+    dice = random.Random(20261123)
+    deaths = 0
+    while deaths < 30:
+        # Now and then from nothing, so that early steps die too.
+        extra = f" model.source.seed={deaths // 6}" if deaths < 24 else ""
+        process = command(tmp_path, [], f"{QUICK}{extra} model.name=tiny-phi3")
+        time.sleep(dice.uniform(4, 45))
+        victims = living(tmp_path)
+        drivers = [victim for victim in victims if "steps.register" in " ".join(victim.cmdline()[:4])]
+        children = [victim for victim in victims if victim not in drivers]
+        kind = dice.choice(("driver", "child", "all"))
+        chosen = {"driver": drivers, "child": children[:1], "all": victims}[kind] or victims
+        for victim in chosen:
+            victim.send_signal(signal.SIGKILL)
+        if kind == "all":
+            os.killpg(process.pid, signal.SIGKILL)
+        deaths += bool(chosen)
+        process.communicate(timeout=300)
+    wait_for(client, lambda: not living(tmp_path))
+    done = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={QUICK}"], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not [run.info.run_id for run in all_runs(client) if run.info.status == "RUNNING"]
+    for name in ("onnx", "pipeline"):
+        versions = client.search_model_versions(f"name = 'tiny-phi3-{name}'")
+        contents = [version.tags["slmflow.fingerprint"] for version in versions]
+        assert sorted(contents) == sorted(set(contents)), "no content is registered twice"
+        assert sum("champion" in version.aliases for version in versions) == 1
+    check_every_finished_step(client)
+
+
+def check_every_finished_step(client):
+    for run in steps_of(client):
+        assert not (Path(run.info.artifact_uri).parent / "scratch").exists()
+        if run.info.status == "FINISHED":
+            index = runs.index_of(run)
+            for path in {name.split("/")[0] for name in index["files"]} - {"model"}:
+                runs.artifact(run, path)
+            if index["model"]:
+                runs.model_of(run)
