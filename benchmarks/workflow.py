@@ -29,7 +29,7 @@ from benchmarks import Row, publish, row
 from slmflow.files import files_under
 from slmflow.workflow import runs
 from slmflow.workflow.closure import ROOT
-from slmflow.workflow.lookup import ClientStore, SqliteStore
+from slmflow.workflow.lookup import ClientStore, SqliteStore, Store
 from slmflow.workflow.plan import KEY_TAG, KIND_TAG
 
 EMPTY = "name: empty\nentry_points:\n  main:\n    command: 'true'\n"
@@ -143,12 +143,12 @@ def warm(words: dict[str, str], repeats: int = 5) -> list[Row]:
 
 def lookups() -> list[Row]:
     """One lookup by key among 10,000 runs and among 100; MLflow's client beside the direct reader."""
-    medians = {}
+    medians: dict[tuple[str, int], float] = {}
     for count in (100, 10_000):
         with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as scratch:
             path = Path(scratch) / "mlflow.db"
             fill(path, count)
-            stores = {"direct": SqliteStore(path, "0"), "client": ClientStore("0")}
+            stores: dict[str, Store] = {"direct": SqliteStore(path, "0"), "client": ClientStore("0")}
             for name, store in stores.items():
                 samples = []
                 for number in range(20):
@@ -159,17 +159,12 @@ def lookups() -> list[Row]:
                     assert len(found) == 1
                 medians[name, count] = statistics.median(samples)
     mlflow.set_tracking_uri(None)
-    return [
-        row("lookup among 10,000 runs", medians["direct", 10_000], "ms", at_most=100),
-        row("lookup among 10,000, beside 100", medians["direct", 10_000], "ms", peer=medians["direct", 100]),
-        row("MLflow's client among 10,000", medians["client", 10_000], "ms", at_most=100),
-        row(
-            "MLflow's client among 10,000, beside 100",
-            medians["client", 10_000],
-            "ms",
-            medians["client", 100],
-        ),
-    ]
+    rows = []
+    for name, title in {"direct": "lookup", "client": "lookup by MLflow's client"}.items():
+        few, many = medians[name, 100], medians[name, 10_000]
+        rows.append(row(f"{title}, 10,000 runs", many, "ms", at_most=100))
+        rows.append(row(f"{title}, 10,000 beside 100 runs", many, "ms", peer=few))
+    return rows
 
 
 def fill(path: Path, count: int) -> None:

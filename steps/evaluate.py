@@ -71,7 +71,11 @@ def work(context: Context) -> None:
 
 
 def _measure(context: Context, logged: dict[str, Any], parts: list[str], *, compared: bool) -> dict[str, Any]:
-    """Load the packaged model and measure the parts: cost first, while the process holds nothing else."""
+    """Load the packaged model and measure the parts.
+
+    Memory comes first, while the process holds nothing else; speed last, as it must wait until no other
+    step runs on this host.
+    """
     from slmflow.quality.candidates import load
     from slmflow.quality.cost import measure_speed
     from slmflow.quality.fidelity import windows_of
@@ -94,16 +98,17 @@ def _measure(context: Context, logged: dict[str, Any], parts: list[str], *, comp
     windows = windows_of(ids, config.window, config.windows)
     if not windows:
         raise SlmflowError(f"evaluate.window={config.window}: the text has only {len(ids)} tokens")
+    prompt = ids[: config.prompt_tokens]
+    candidate.token_times(prompt, config.new_tokens)
+    peak = float(peak_resident_bytes())
     measured: dict[str, Any] = {}
-    if "cost" in parts:
-        with quiet():
-            cost = measure_speed(candidate, ids[: config.prompt_tokens], config.new_tokens, config.repeats)
-        # Taken before the reference is loaded into this process: the figure is the candidate's own.
-        peak = float(peak_resident_bytes())
-        measured["cost"] = {**cost, "size_bytes": float(size_under(folder)), "peak_resident_bytes": peak}
     if "fidelity" in parts:
         expected = _reference(context, logged, windows) if compared else None
         measured["fidelity"] = None if expected is None else _fidelity(context, candidate, windows, expected)
+    if "cost" in parts:
+        with quiet():
+            cost = measure_speed(candidate, prompt, config.new_tokens, config.repeats)
+        measured["cost"] = {**cost, "size_bytes": float(size_under(folder)), "peak_resident_bytes": peak}
     return measured
 
 
