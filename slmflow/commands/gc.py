@@ -23,7 +23,7 @@ from slmflow.errors import SlmflowError
 from slmflow.files import files_under
 from slmflow.workflow import runs
 from slmflow.workflow.command import command_run, one_line_errors
-from slmflow.workflow.plan import KIND_TAG, upstream_tag
+from slmflow.workflow.plan import KIND_TAG, STEP_TAG, upstream_tag
 from slmflow.workflow.shell import parse_words
 from slmflow.workflow.steps import STEPS
 
@@ -61,6 +61,17 @@ def evidence_of(client: MlflowClient) -> set[str]:
     return found
 
 
+def _promotions(ours: list[Run], reached: set[str]) -> set[str]:
+    """The runs that registered what is kept: all that they took is among it."""
+    inputs = [upstream_tag(parameter) for parameter in STEPS["register"].inputs]
+    found = set()
+    for run in ours:
+        took = [run.data.tags[name] for name in inputs if name in run.data.tags]
+        if run.data.tags.get(STEP_TAG) == "register" and took and set(took) <= reached:
+            found.add(run.info.run_id)
+    return found
+
+
 def pages(search: Any, *words: Any) -> Iterator[Any]:
     """Every result of one of the client's paged searches."""
     token: str | None = None
@@ -90,6 +101,7 @@ def run(argv: list[str]) -> int:
         kept = evidence_of(client) | {found.info.run_id for found in running}
         kept |= {item["run_id"] for found in running for item in runs.items_of(found) if item["run_id"]}
         reached = lineage(kept, {found.info.run_id: found for found in ours})
+        reached |= lineage(_promotions(ours, reached), {found.info.run_id: found for found in ours})
         loose = [found for found in ours if found.info.run_id not in reached]
         models = _models_of(client, experiment, {found.info.run_id for found in loose})
         _show(loose, models)

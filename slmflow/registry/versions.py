@@ -22,6 +22,8 @@ class Registered:
     """The alias that this run gave or found; empty for none."""
     created: bool
     """False when the same content was registered before."""
+    logged_run: str
+    """The run that logged the version's model."""
 
 
 def register(
@@ -66,7 +68,7 @@ def register(
         client.set_registered_model_alias(name, alias, number)
     if alias == "champion" and alias_target(client, name, "challenger") == number:
         client.delete_registered_model_alias(name, "challenger")
-    return Registered(name, number, alias, created)
+    return Registered(name, number, alias, created, str(version.run_id))
 
 
 def find(

@@ -214,6 +214,10 @@ def _registry_moved(run: Found, store: Store) -> str | None:
             return f"version {number} of {name} is gone"
         if alias and (now := store.alias(name, alias)) != number:
             return f"{name}@{alias} is on {'no version' if now is None else f'version {now}'} now"
+        logged = store.run(version["logged_run"])
+        damage = "its run is gone" if logged is None else check(logged, store).reason
+        if damage:
+            return f"version {number} of {name}: {damage}"
     return None
 
 

@@ -186,9 +186,13 @@ def model_of(run: Run) -> tuple[str, Path]:
     model_id = index["model"]["id"]
     folder = weights_of(model_id)
     for name, entry in index["files"].items():
+        if not name.startswith(f"{MODEL}/"):
+            continue
         place = place_of(name, folder, folder)
-        if name.startswith(f"{MODEL}/") and "sha256" in entry and sha256_of(place) != entry["sha256"]:
-            raise _damaged(run, f"{name} of its LoggedModel was altered")
+        if not place.is_file():
+            raise _damaged(run, f"{name} is gone")
+        if "sha256" in entry and sha256_of(place) != entry["sha256"]:
+            raise _damaged(run, f"{name} was altered")
     return model_id, folder
 
 
