@@ -110,10 +110,7 @@ class Driver:
     def _step(self) -> bool:
         for name in list(self._running):
             self._look_at(name)
-        pending = [
-            item for item in self.items if item.name not in self._ids and item.name not in self._running
-        ]
-        ready = [item for item in pending if self._is_ready(item)]
+        ready = self._ready()
         look = time.monotonic() >= self._look_again
         for item in ready:
             if item.state is State.wait and look:
@@ -124,9 +121,11 @@ class Driver:
                 self._launch(item)
         if look:
             self._look_again = time.monotonic() + WAIT_SECONDS
-        return bool(
-            self._running or any(self._is_ready(item) for item in pending if item.name not in self._ids)
-        )
+        return bool(self._running or self._ready())
+
+    def _ready(self) -> list[Item]:
+        taken = {*self._ids, *self._running}
+        return [item for item in self.items if item.name not in taken and self._is_ready(item)]
 
     def _is_ready(self, item: Item) -> bool:
         if item.name in self.failed or (self.failed and not self._keep_going):
