@@ -25,8 +25,10 @@ HEARTBEAT_TAG = "slmflow.heartbeat"
 INTERVAL_SECONDS = 20.0
 LEASE_SECONDS = 120.0
 """A run on another host whose heartbeat is older is taken for dead. Clocks must agree to within it."""
-UNCLAIMED_SECONDS = 300.0
-"""A run of ours that `mlflow run` made, but that no process of ours ever took up, is dead after that."""
+UNCLAIMED_SECONDS = 60.0
+"""A run of ours that `mlflow run` made, but that no process of ours took up, is dead after that."""
+BUILDING_SECONDS = 3600.0
+"""The same where `mlflow run` builds an environment first."""
 
 
 @cache
@@ -97,10 +99,11 @@ def is_ours_and_dead(run: Found, entry_points: tuple[str, ...], source: str) -> 
     """Whether a run that the store calls RUNNING belongs to this project and has no process any more."""
     if HEARTBEAT_TAG in run.tags:
         return not is_alive(run.tags[HEARTBEAT_TAG])
+    patience = BUILDING_SECONDS if "mlflow.project.env" in run.tags else UNCLAIMED_SECONDS
     return (
         run.tags.get("mlflow.project.entryPoint") in entry_points
         and run.tags.get("mlflow.source.name") == source
-        and time.time() - run.start_time / 1000 > UNCLAIMED_SECONDS
+        and time.time() - run.start_time / 1000 > patience
     )
 
 

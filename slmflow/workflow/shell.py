@@ -148,6 +148,13 @@ def _inherit(words: dict[str, str], arguments: dict[str, str]) -> Composition:
     return compose(**choices, overrides=shlex.join([*kept, *own]))
 
 
+def _is_closed_step(run: Run) -> bool:
+    """Whether a driver has closed a child's run; one that `mlflow run` made may begin after all."""
+    from slmflow.workflow.plan import KIND_TAG
+
+    return run.info.status == "KILLED" and run.data.tags.get(KIND_TAG) == "step"
+
+
 @contextlib.contextmanager
 def active_run(step: str) -> Any:
     """The run that `mlflow run` made for this process, or a new one when started by hand.
@@ -164,7 +171,7 @@ def active_run(step: str) -> Any:
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
         os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
     try:
-        if run_id and mlflow.get_run(run_id).info.status == "KILLED":
+        if run_id and _is_closed_step(mlflow.get_run(run_id)):
             raise SlmflowError(f"run {run_id} was closed by another driver, which took this process for dead")
         context = mlflow.start_run(run_name=None if run_id else step)
     except MlflowException as error:

@@ -139,6 +139,8 @@ def test_a_run_that_nobody_took_up_is_dead_after_a_while_and_a_strangers_never(s
     assert not is_ours_and_dead(found(client.create_run("0", None, tags).info.run_id), ("main",), "here")
     assert not is_ours_and_dead(found(client.create_run("0", old, tags).info.run_id), ("main",), "elsewhere")
     assert not is_ours_and_dead(found(client.create_run("0", old).info.run_id), ("main",), "here")
+    building = {**tags, "mlflow.project.env": "conda"}
+    assert not is_ours_and_dead(found(client.create_run("0", old, building).info.run_id), ("main",), "here")
 
 
 @pytest.fixture
