@@ -1,5 +1,10 @@
 """The one error that users are meant to see."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
 
 class SlmflowError(Exception):
     """A failure whose cause is known: one line that says what, where, which value, and what to do.
@@ -18,3 +23,15 @@ def one_line(error: BaseException) -> str:
     """An exception with its type, ours without, as one line of at most 500 characters."""
     name = "" if isinstance(error, SlmflowError) else f"{type(error).__name__}: "
     return f"{name}{first_line(error)}"[:500]
+
+
+def exit_status(name: str, work: Callable[[], int], interrupted: str = "interrupted") -> int:
+    """Do an entry point's work; returns its exit status, 1 after one line on standard error."""
+    try:
+        return work()
+    except SlmflowError as error:
+        print(f"slmflow {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"slmflow {name}: {interrupted}", file=sys.stderr)
+        return 130

@@ -19,10 +19,10 @@ from mlflow import MlflowClient
 from tqdm import tqdm
 
 from slmflow.artifacts import folder_of
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import files_under
 from slmflow.workflow import runs
-from slmflow.workflow.command import command_run, one_line_errors
+from slmflow.workflow.command import command_run
 from slmflow.workflow.plan import KIND_TAG, STEP_TAG, upstream_tag
 from slmflow.workflow.shell import parse_words
 from slmflow.workflow.steps import STEPS
@@ -163,4 +163,4 @@ def _delete(client: MlflowClient, loose: list[Run], models: dict[str, str]) -> N
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors("gc", run))
+    sys.exit(exit_status("gc", lambda: run(sys.argv[1:])))

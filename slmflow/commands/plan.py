@@ -15,9 +15,8 @@ from __future__ import annotations
 import os
 import sys
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, exit_status
 from slmflow.sweep import variants
-from slmflow.workflow.command import one_line_errors
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.plan import State, make_plan
 from slmflow.workflow.shell import CHOICES, parse_words
@@ -45,4 +44,4 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors("plan", run))
+    sys.exit(exit_status("plan", lambda: run(sys.argv[1:])))

@@ -27,11 +27,11 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from slmflow.errors import SlmflowError
-from slmflow.workflow import runs
+from slmflow.errors import SlmflowError, exit_status
+from slmflow.workflow import launch, runs
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, git, installed, own_distributions
 from slmflow.workflow.closure import ROOT
-from slmflow.workflow.command import command_run, one_line_errors
+from slmflow.workflow.command import command_run
 from slmflow.workflow.plan import KIND_TAG, STEP_TAG
 from slmflow.workflow.shell import parse_words
 from slmflow.workflow.steps import STEPS
@@ -99,7 +99,7 @@ def check_out(original: Run, scratch: Path) -> Path:
         git("checkout", "--quiet", commit, folder=clone), f"commit {commit[:12]} is not in {origin}: fetch it"
     )
     if tags.get(DIRTY_TAG) == "true":
-        patch = runs.local_path_of(original, runs.PATCH)
+        patch = runs.local_path_of(original, launch.PATCH)
         _checked(git("apply", "--whitespace=nowarn", str(patch), folder=clone), "its changes do not apply")
     return clone
 
@@ -112,7 +112,7 @@ def _checked(done: subprocess.CompletedProcess[bytes], what: str) -> None:
 
 def interpreter(original: Run, scratch: Path) -> str:
     """A Python with the recorded versions: this one if it has them, else a new virtual environment's."""
-    recorded = runs.local_path_of(original, runs.ENVIRONMENT).read_text()
+    recorded = runs.local_path_of(original, launch.ENVIRONMENT).read_text()
     wanted = own_distributions(recorded)
     here = own_distributions(installed())
     if wanted == here:
@@ -134,7 +134,7 @@ def interpreter(original: Run, scratch: Path) -> str:
 
 def repeat(original: Run, clone: Path, python: str, here: Run) -> Run:
     """Run the original's words again from the clone, without a cache and short of the registry."""
-    words = dict(runs.arguments_of(original))
+    words = dict(launch.arguments_of(original))
     pins = dict.fromkeys(pin for item in runs.items_of(original) for pin in item["pins"])
     words["overrides"] = " ".join([words.get("overrides", ""), *pins, "driver.cache=false"]).strip()
     step = original.data.tags[STEP_TAG]
@@ -215,4 +215,4 @@ def record_differences(before: Run, now: Run) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors("reproduce", run))
+    sys.exit(exit_status("reproduce", lambda: run(sys.argv[1:])))

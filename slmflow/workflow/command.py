@@ -1,13 +1,12 @@
-"""What a command that is no step does around its work: be a run, and fail in one line."""
+"""What a command that is no step does around its work: be a run of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from slmflow.errors import SlmflowError, one_line
+from slmflow.errors import one_line
 from slmflow.workflow.shell import active_run
 
 if TYPE_CHECKING:
@@ -31,15 +30,3 @@ def command_run(name: str) -> Iterator[Run]:
         except BaseException as error:
             mlflow.set_tag(runs.ERROR_TAG, one_line(error))
             raise
-
-
-def one_line_errors(name: str, work: Callable[[list[str]], int]) -> int:
-    """Do a command's work; returns its exit status, 1 after one line on standard error."""
-    try:
-        return work(sys.argv[1:])
-    except SlmflowError as error:
-        print(f"slmflow {name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"slmflow {name}: interrupted", file=sys.stderr)
-        return 130

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from slmflow.backends.local import Child
 from slmflow.errors import SlmflowError
-from slmflow.workflow import report, runs
+from slmflow.workflow import launch, report, runs
 from slmflow.workflow.liveness import HEARTBEAT_TAG, beating, close, heartbeat, is_alive, is_ours_and_dead
 from slmflow.workflow.locks import held, take_step_lock
 from slmflow.workflow.lookup import open_store
@@ -64,7 +64,7 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
             report.finish(parent, items)
         print(f"run {parent.info.run_id}", flush=True)
         if driver.failed:
-            again = runs.start_command(parent, arguments)
+            again = launch.start_command(parent, arguments)
             print(f"  to go on where it stopped:\n    {again}", file=sys.stderr, flush=True)
             raise SlmflowError("; ".join(f"{name} failed: {why}" for name, why in driver.failed.items()))
 
@@ -169,7 +169,7 @@ class Driver:
                 os.close(lock)
                 return
             parameters = self._parameters(item)
-            run = runs.create_child(self._parent, item, parameters)
+            run = launch.create_child(self._parent, item, parameters)
         if cached and (first := self._earlier_claim(item, run)):
             MlflowClient().set_terminated(run.info.run_id, status="KILLED")
             item.state, item.run_id = State.wait, first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ import yaml
 
 from slmflow.files import canonical_digest
 from slmflow.machine import machine
+from slmflow.sources.identity import Identity, identity_of
+from slmflow.text import text_of
 from slmflow.workflow.closure import code_of
-from slmflow.workflow.steps import Step
+from slmflow.workflow.steps import STEPS, Step
 
 if TYPE_CHECKING:
     from slmflow.compose import Composition
@@ -40,6 +43,24 @@ def ingredients(
         "code": code_of(f"steps.{step.name}", step.ships),
         "machine": machine() if step.of_machine else {},
     }
+
+
+def step_identity(step: str, composition: Composition) -> Identity:
+    """The content that the names in a step's configuration lead to now. Raises SlmflowError if nowhere."""
+    if step == "evaluate":
+        return Identity({"text": canonical_digest(text_of(composition.config.evaluate.text))})
+    if step != "fetch":
+        return Identity({})
+    identity = identity_of(composition.config.model.source)
+    if composition.base is None:
+        return identity
+    base = composition.base
+    ignored = [name.rpartition(".")[2] for name in STEPS["fetch"].ignored]
+    fields = {name: str(value) for name, value in asdict(base.source).items() if name not in ignored}
+    content = {**fields, **identity_of(base.source).content, "licence": base.licence}
+    return Identity(
+        {**identity.content, **{f"base.{key}": value for key, value in content.items()}}, identity.pins
+    )
 
 
 def key_of_ingredients(parts: Ingredients) -> str:

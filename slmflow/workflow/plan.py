@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from slmflow.config import Verify
 from slmflow.errors import SlmflowError
-from slmflow.files import canonical_digest
-from slmflow.sources.identity import Identity, identity_of
-from slmflow.text import text_of
-from slmflow.workflow.fingerprint import Ingredients, differences, ingredients, key_of_ingredients
+from slmflow.workflow.fingerprint import (
+    Ingredients,
+    differences,
+    ingredients,
+    key_of_ingredients,
+    step_identity,
+)
 from slmflow.workflow.graph import Node, graph, needed_for
 from slmflow.workflow.liveness import HEARTBEAT_TAG, is_alive
 from slmflow.workflow.outputs import check
@@ -127,24 +130,6 @@ def _item(node: Node, variant: Variant, needed: dict[str, Item], store: Store, b
     item.parts = ingredients(STEPS[node.step], variant.composition, upstream_keys, identity.content)
     settle(item, store)
     return item
-
-
-def step_identity(step: str, composition: Composition) -> Identity:
-    """The content that the names in a step's configuration lead to now. Raises SlmflowError if nowhere."""
-    if step == "evaluate":
-        return Identity({"text": canonical_digest(text_of(composition.config.evaluate.text))})
-    if step != "fetch":
-        return Identity({})
-    identity = identity_of(composition.config.model.source)
-    if composition.base is None:
-        return identity
-    base = composition.base
-    ignored = [name.rpartition(".")[2] for name in STEPS["fetch"].ignored]
-    fields = {name: str(value) for name, value in asdict(base.source).items() if name not in ignored}
-    content = {**fields, **identity_of(base.source).content, "licence": base.licence}
-    return Identity(
-        {**identity.content, **{f"base.{key}": value for key, value in content.items()}}, identity.pins
-    )
 
 
 def settle(item: Item, store: Store) -> None:

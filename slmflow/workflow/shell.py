@@ -19,12 +19,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from slmflow.compose import Composition, compose, key_of, split_overrides
-from slmflow.errors import SlmflowError, one_line
+from slmflow.errors import SlmflowError, exit_status, one_line
 from slmflow.sweep import Variant, variants
 from slmflow.workflow.steps import STEPS, upstream_ids
 
 if TYPE_CHECKING:
-    pass
+    from mlflow.entities import Run
 
 CHOICES = ("model", "export", "overrides")
 """Parameters that every entry point declares beside its upstream ids."""
@@ -35,23 +35,22 @@ def main(step: str, argv: list[str] | None = None) -> int:
 
     The work itself is the function `work` of the module `steps.<step>`, which only a step imports.
     """
-    try:
-        arguments = parse_arguments(step, sys.argv[1:] if argv is None else argv)
-        ids = upstream_ids(step, arguments)
-        chosen: list[Variant] = []
-        if arguments.get("model") or not ids:  # else the upstream says which model
-            chosen = variants(**{name: arguments.get(name, "") for name in CHOICES})
-        if ids and len(chosen) > 1:
-            raise SlmflowError("a step with upstream ids is one step: leave -m out")
-        _quiet()
-        signal.signal(signal.SIGTERM, _interrupt)
-        _run(step, chosen, arguments, ids)
-    except SlmflowError as error:
-        print(f"slmflow {step}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"slmflow {step}: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    words = sys.argv[1:] if argv is None else argv
+    interrupted = "interrupted; the same command goes on where it stopped"
+    return exit_status(step, lambda: _checked_run(step, words), interrupted)
+
+
+def _checked_run(step: str, argv: list[str]) -> int:
+    arguments = parse_arguments(step, argv)
+    ids = upstream_ids(step, arguments)
+    chosen: list[Variant] = []
+    if arguments.get("model") or not ids:  # else the upstream says which model
+        chosen = variants(**{name: arguments.get(name, "") for name in CHOICES})
+    if ids and len(chosen) > 1:
+        raise SlmflowError("a step with upstream ids is one step: leave -m out")
+    _quiet()
+    signal.signal(signal.SIGTERM, _interrupt)
+    _run(step, chosen, arguments, ids)
     return 0
 
 
@@ -88,7 +87,7 @@ def parse_words(command: str, argv: list[str], allowed: tuple[str, ...]) -> dict
 def _run(step: str, chosen: list[Variant], arguments: dict[str, str], ids: dict[str, str]) -> None:
     import mlflow
 
-    from slmflow.workflow import runs
+    from slmflow.workflow import launch, runs
     from slmflow.workflow.plan import KIND_TAG, STEP_TAG
 
     upstream = {name: runs.upstream(name, run_id) for name, run_id in ids.items()}
@@ -107,7 +106,7 @@ def _run(step: str, chosen: list[Variant], arguments: dict[str, str], ids: dict[
         if not is_step:
             words["overrides"] = arguments.get("overrides", "")
         tags = {runs.WORD_TAGS[word]: words[word] for word in runs.WORD_TAGS}
-        tags[runs.ARGUMENTS_TAG] = json.dumps(arguments)
+        tags[launch.ARGUMENTS_TAG] = json.dumps(arguments)
         mlflow.set_tags({KIND_TAG: "step" if is_step else "driver", STEP_TAG: step, **tags})
         if runs.is_made_up(run.info.run_name):
             name = f"{step} {composition.config.model.name} {composition.choices['export']}"
@@ -115,7 +114,7 @@ def _run(step: str, chosen: list[Variant], arguments: dict[str, str], ids: dict[
         mlflow.log_text(composition.yaml, "config.yaml")
         try:
             if not launched:
-                runs.record_checkout()
+                launch.record_checkout()
             if is_step:
                 from slmflow.workflow.step import run_step
 

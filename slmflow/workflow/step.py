@@ -28,6 +28,7 @@ from slmflow.workflow.fingerprint import (
     differences,
     ingredients,
     key_of_ingredients,
+    step_identity,
 )
 from slmflow.workflow.liveness import beating, scratch_of
 from slmflow.workflow.locks import step_lock
@@ -38,7 +39,6 @@ from slmflow.workflow.plan import (
     KIND_TAG,
     NODE_TAG,
     STEP_TAG,
-    step_identity,
     upstream_tag,
 )
 from slmflow.workflow.steps import STEPS

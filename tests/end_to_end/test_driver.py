@@ -151,7 +151,7 @@ def test_thirty_sudden_deaths_at_random_moments_cost_nothing_but_time(tmp_path, 
     deaths, seed = 0, 0
     while deaths < 30:
         process = command(tmp_path, [], f"{QUICK} model.source.seed={seed}")
-        until = time.monotonic() + dice.uniform(3, 60)
+        until = time.monotonic() + dice.uniform(3, 30)
         while time.monotonic() < until and process.poll() is None:
             time.sleep(0.1)
         if process.poll() == 0:

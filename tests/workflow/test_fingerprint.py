@@ -12,8 +12,7 @@ from slmflow.compose import compose
 from slmflow.sources.identity import identity_of
 from slmflow.workflow import fingerprint
 from slmflow.workflow.closure import ROOT, _code_of, code_of
-from slmflow.workflow.fingerprint import differences, flat, ingredients, key_of_ingredients
-from slmflow.workflow.plan import step_identity
+from slmflow.workflow.fingerprint import differences, flat, ingredients, key_of_ingredients, step_identity
 from slmflow.workflow.steps import STEPS
 
 

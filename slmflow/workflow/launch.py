@@ -1,0 +1,95 @@
+"""Runs as a driver begins them: its children, and the record that lets its own be repeated."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Param
+
+from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, checkout, installed
+from slmflow.workflow.closure import ROOT
+from slmflow.workflow.liveness import HEARTBEAT_TAG, heartbeat
+from slmflow.workflow.plan import KEY_TAG, KIND_TAG, NODE_TAG, STEP_TAG
+from slmflow.workflow.runs import PARENT_TAG
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from slmflow.workflow.plan import Item
+
+ARGUMENTS_TAG = "slmflow.arguments"
+"""The words of a driver's command line, as JSON."""
+PATCH = "checkout.patch"
+"""Artifact with what the project's folder had beside its commit."""
+ENVIRONMENT = "installed.txt"
+"""Artifact with every installed distribution as name==version."""
+FROM_PARENT = (
+    "mlflow.user",
+    "mlflow.source.name",
+    "mlflow.source.type",
+    "mlflow.source.git.commit",
+    "mlflow.gitRepoURL",
+    "mlflow.source.git.repoURL",
+    "mlflow.project.backend",
+)
+"""Tags that a child run shares with its driver's, as `mlflow run` would set them."""
+
+
+def create_child(parent: Run, item: Item, parameters: dict[str, str]) -> Run:
+    """A running child run of a driver, found by its key from its first moment; the driver's heartbeat."""
+    tags = {name: parent.data.tags[name] for name in FROM_PARENT if name in parent.data.tags}
+    tags |= {
+        PARENT_TAG: parent.info.run_id,
+        "mlflow.project.entryPoint": item.node.step,
+        KIND_TAG: "step",
+        STEP_TAG: item.node.step,
+        NODE_TAG: item.node.name,
+        KEY_TAG: item.key,
+        HEARTBEAT_TAG: heartbeat(),
+    }
+    client = MlflowClient()
+    run = client.create_run(parent.info.experiment_id, tags=tags, run_name=item.name)
+    params = [Param(name, value) for name, value in parameters.items() if value]
+    client.log_batch(run.info.run_id, params=params)
+    return run
+
+
+def start_command(parent: Run, arguments: dict[str, str]) -> str:
+    """The command that a driver's run was started with, which also resumes it."""
+    tags = parent.data.tags
+    root = tags.get("mlflow.gitRepoURL") or str(ROOT)
+    words = ["mlflow", "run", root]
+    if "mlflow.gitRepoURL" in tags and "mlflow.source.git.commit" in tags:
+        words += ["-v", tags["mlflow.source.git.commit"]]
+    if (entry := tags.get("mlflow.project.entryPoint", tags.get(STEP_TAG, "main"))) != "main":
+        words += ["-e", entry]
+    words += ["--env-manager", tags.get("mlflow.project.env", "local")]
+    if parent.info.experiment_id != "0":
+        words += ["--experiment-id", parent.info.experiment_id]
+    for key, value in arguments.items():
+        words += ["-P", f"{key}={value}"] if value else []
+    return shlex.join(words)
+
+
+def arguments_of(driver: Run) -> dict[str, str]:
+    """The words that a driver's run was started with."""
+    words: dict[str, str] = json.loads(driver.data.tags.get(ARGUMENTS_TAG, "{}"))
+    return words
+
+
+def record_checkout() -> None:
+    """Log on the active run what is needed to build this checkout and its environment again."""
+    state = checkout()
+    tags = {DIRTY_TAG: str(state.dirty).lower()}
+    if state.commit:
+        tags[COMMIT_TAG] = state.commit
+    if state.dirty:
+        tags[PATCH_TAG] = state.withheld or "logged"
+        if not state.withheld:
+            mlflow.log_text(state.patch.decode(errors="surrogateescape"), PATCH)
+    mlflow.set_tags(tags)
+    mlflow.log_text(installed(), ENVIRONMENT)
