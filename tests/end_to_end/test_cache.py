@@ -168,6 +168,7 @@ def newest(node):
     return run.info.run_id
 
 
+@pytest.mark.slow
 def test_a_refactoring_upstream_measures_nothing_anew(store):
     """Another key, the same content: fidelity is taken over by content, cost by content and machine."""
     done = run_project(

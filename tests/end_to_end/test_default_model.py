@@ -63,6 +63,17 @@ def test_the_default_run_again_leaves_the_registry_as_it_was(store, client):
     assert registry(client) == before
 
 
+def test_the_run_is_reproduced_from_a_second_clone_in_another_folder(store, client, tmp_path):
+    found = client.search_runs(["0"], "tags.slmflow.kind = 'driver'", order_by=["attributes.start_time ASC"])
+    clone = tmp_path / "second clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    before = registry(client)
+    done = run_project(["-e", "reproduce", "-P", f"run_id={found[0].info.run_id}"], store, root=clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all content is equal" in done.stdout
+    assert registry(client) == before
+
+
 def evaluate_variant(store, client, export):
     """Another export of the weights that are there already, step by step by upstream ids; its evaluation."""
     ids = {name: newest(client, name).info.run_id for name in ("fetch", "evaluate_pipeline")}

@@ -49,6 +49,7 @@ def steps_of(client):
     return [run for run in all_runs(client) if run.data.tags.get(KIND_TAG) == "step"]
 
 
+@pytest.mark.slow
 def test_a_sweep_has_one_parent_shares_what_is_the_same_and_registers_each_variant(tmp_path, client):
     words = f"{QUICK} gate.mode=off -m export=fp32_cpu,int8_cpu"
     done = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
@@ -69,6 +70,7 @@ def test_a_sweep_has_one_parent_shares_what_is_the_same_and_registers_each_varia
     assert len({run.data.tags[runs.PARENT_TAG] for run in steps_of(client)}) == 1
 
 
+@pytest.mark.slow
 def test_a_variant_that_fails_does_not_stop_the_others(tmp_path, client):
     words = f"{QUICK} -m gate.min_decode_tokens_per_second=1e9,0"
     done = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
@@ -129,6 +131,7 @@ def living(store):
     return found
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_is_closed_by_the_next_and_what_it_had_is_used(tmp_path, client):
     client.search_experiments()
     process = command(tmp_path, ["-e", "log_onnx"])
