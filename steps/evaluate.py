@@ -37,7 +37,7 @@ def work(context: Context) -> None:
 
     from slmflow.config import Verify
     from slmflow.workflow import runs
-    from slmflow.workflow.parts import find_parts, part_keys, part_tag, take_part
+    from slmflow.workflow.parts import find_parts, part_keys, part_tag, reference_of, take_part
 
     logged_run = context.upstream["logged_run"]
     logged = runs.json_artifact(logged_run, "logged.json")
@@ -46,7 +46,7 @@ def work(context: Context) -> None:
         context.config.export.exporter != "prebuilt" or context.composition.base is not None
     ):
         raise SlmflowError("reference_run is missing: give the id of the run that evaluated the pipeline")
-    keys = part_keys(context.parts, logged, compared=compared)
+    keys = part_keys(context.parts, logged, reference_of(context, logged))
     driver = context.config.driver
     earlier = find_parts(keys, full=driver.verify is Verify.full) if driver.cache else {}
     measured = {part: take_part(part, run, context) for part, run in earlier.items()}

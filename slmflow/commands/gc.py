@@ -4,8 +4,8 @@
     mlflow run . -e gc --env-manager local -P delete=true
 
 Dry unless `delete=true`. Deleted runs and LoggedModels are only marked: `mlflow runs restore` brings a run
-back, and the `mlflow gc` line that is printed frees the disk. A registered model or version is never touched,
-nor anything that one was made from, nor a run that is still running.
+back (its LoggedModel is made anew), and the `mlflow gc` line that is printed frees the disk. A registered
+model or version is never touched, nor anything that one was made from, nor what a running driver has.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def run(argv: list[str]) -> int:
         ]
         running = [found for found in ours if found.info.status == "RUNNING"]
         kept = evidence_of(client) | {found.info.run_id for found in running}
+        ids = {found.info.run_id for found in running}
+        kept |= {found.info.run_id for found in ours if found.data.tags.get(runs.PARENT_TAG) in ids}
         kept |= {item["run_id"] for found in running for item in runs.items_of(found) if item["run_id"]}
         reached = lineage(kept, {found.info.run_id: found for found in ours})
         reached |= lineage(_promotions(ours, reached), {found.info.run_id: found for found in ours})
@@ -154,12 +156,15 @@ def _delete(client: MlflowClient, loose: list[Run], models: dict[str, str]) -> N
     for found in tqdm(loose, "deleting"):
         client.delete_run(found.info.run_id)
     ids = ",".join(found.info.run_id for found in loose)
-    store = shlex.quote(runs.store_name())
-    words = ["mlflow gc", f"--backend-store-uri {store}", f"--run-ids {ids}"]
+    words = ["mlflow gc", f"--backend-store-uri {shlex.quote(runs.store_name())}", f"--run-ids {ids}"]
     if models:
         words.append(f"--logged-model-ids {','.join(models)}")
-    print(f"marked as deleted. To free the disk:\n  {' '.join(words)}")
-    print("To take it back, for each run:\n  mlflow runs restore --run-id <id>")
+    where = (
+        "" if runs.store_name().startswith("sqlite") else ", on the server, with the credentials of its store"
+    )
+    print(f"marked as deleted. To free the disk{where}:\n  {' '.join(words)}")
+    print("To take it back before that, for each run (its LoggedModels are made anew when needed):")
+    print("  mlflow runs restore --run-id <id>")
 
 
 if __name__ == "__main__":

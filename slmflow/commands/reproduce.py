@@ -28,10 +28,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from slmflow.errors import SlmflowError, exit_status
+from slmflow.files import sha256_of
 from slmflow.workflow import launch, runs
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, git, installed, own_distributions
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.command import command_run
+from slmflow.workflow.outputs import place_of
 from slmflow.workflow.plan import KIND_TAG, STEP_TAG
 from slmflow.workflow.shell import parse_words
 from slmflow.workflow.steps import STEPS
@@ -91,7 +93,7 @@ def check_out(original: Run, scratch: Path) -> Path:
         raise SlmflowError(f"the run's tree had changes that were not logged: {tags.get(PATCH_TAG)}")
     clone = scratch / "checkout"
     known = git("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
-    origin = str(ROOT) if known else tags.get("mlflow.gitRepoURL", str(ROOT))
+    origin = str(ROOT) if known else tags.get("mlflow.source.git.repoURL", str(ROOT))
     _checked(
         git("clone", "--quiet", "--no-checkout", origin, str(clone), folder=scratch), f"cannot clone {origin}"
     )
@@ -135,7 +137,10 @@ def interpreter(original: Run, scratch: Path) -> str:
 def repeat(original: Run, clone: Path, python: str, here: Run) -> Run:
     """Run the original's words again from the clone, without a cache and short of the registry."""
     words = dict(launch.arguments_of(original))
-    pins = dict.fromkeys(pin for item in runs.items_of(original) for pin in item["pins"])
+    fetched = [tuple(item["pins"]) for item in runs.items_of(original) if item["step"] == "fetch"]
+    if len(set(fetched)) > 1:
+        raise SlmflowError("a sweep over models whose branches were resolved: reproduce one model's run")
+    pins = fetched[0] if fetched else ()
     words["overrides"] = " ".join([words.get("overrides", ""), *pins, "driver.cache=false"]).strip()
     step = original.data.tags[STEP_TAG]
     entry = "evaluate" if step == "register" else step
@@ -180,6 +185,8 @@ def compare_runs(original: Run, repeated: Run) -> tuple[list[str], list[str]]:
 def content_differences(step: str, before: Run, now: Run) -> list[str]:
     """Files of a step's content that differ, and figures that do."""
     sides = [_content(step, run) for run in (before, now)]
+    if not sides[0]:
+        return ["left no content to compare"]
     lines = []
     for path in sorted({*sides[0], *sides[1]}):
         old, new = (side.get(path) for side in sides)
@@ -189,11 +196,13 @@ def content_differences(step: str, before: Run, now: Run) -> list[str]:
 
 
 def _content(step: str, run: Run) -> dict[str, Any]:
-    content = {
-        path: entry.get("sha256")
-        for path, entry in runs.index_of(run)["files"].items()
-        if any(fnmatch.fnmatchcase(path, pattern) for pattern in STEPS[step].content)
-    }
+    files = runs.index_of(run)["files"]
+    patterns = STEPS[step].content
+    paths = [path for path in files if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
+    content: dict[str, Any] = {path: files[path].get("sha256") for path in paths}
+    if None in content.values():  # a remote store's index has no digests of MLflow's own files
+        _, folder = runs.model_of(run)
+        content = {path: sha or sha256_of(place_of(path, folder, folder)) for path, sha in content.items()}
     if step == "evaluate":
         fidelity = runs.json_artifact(run, "evaluation.json")["fidelity"] or {}
         content |= {f"fidelity.{name}": value for name, value in fidelity.items()}

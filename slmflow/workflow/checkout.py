@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -16,9 +17,14 @@ LIMIT_BYTES = 5_000_000
 SECRETS = re.compile(
     rb"hf_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|dapi[0-9a-f]{32}"
     rb"|sk-[A-Za-z0-9_-]{20,}|xox[abp]-[A-Za-z0-9-]{10,}|-----BEGIN [A-Z ]*PRIVATE KEY"
-    rb"|(?i:(?:password|passwd|secret|token|api_key)\s*[:=]\s*['\"]?[A-Za-z0-9/+_.-]{12,})"
+    rb"|(?i:(?:password|passwd|secret|token|api_?key)\w*['\"]?\s*[:=]\s*['\"]?[A-Za-z0-9/+_.-]{12,})"
+    rb"|://[^/\s:@]+:[^@\s/]+@|Bearer\s+[A-Za-z0-9._-]{12,}"
 )
-"""What looks like a credential: known prefixes, private keys, and assignments of long values."""
+"""What looks like a credential: known prefixes, private keys, passwords in addresses, long values."""
+SECRET_NAMES = (".env*", "*.env", ".netrc", "*.pem", "*.key", "credentials*", "secrets*")
+"""Untracked files that are never logged."""
+PLAIN = ("--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
+"""Options against what the user's own settings make of a diff."""
 COMMIT_TAG = "slmflow.git.commit"
 DIRTY_TAG = "slmflow.git.dirty"
 PATCH_TAG = "slmflow.git.patch"
@@ -53,23 +59,25 @@ def checkout(folder: Path = ROOT) -> Checkout:
         top = git("rev-parse", "--show-toplevel", "HEAD", folder=folder)
     except FileNotFoundError:  # no git on this machine
         return Checkout(None, False, b"", "")
-    lines = top.stdout.decode().split()
+    lines = top.stdout.decode().splitlines()
     if top.returncode or len(lines) != 2 or Path(lines[0]).resolve() != folder.resolve():
         return Checkout(None, False, b"", "")
     status = git("status", "--porcelain", "-z", "--untracked-files=all", folder=folder).stdout
     if not status:
         return Checkout(lines[1], False, b"", "")
-    patch = git("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", folder=folder).stdout
+    patch = git("diff", "HEAD", "--binary", *PLAIN, folder=folder).stdout
     untracked = git("ls-files", "--others", "--exclude-standard", "-z", folder=folder).stdout
     withheld = ""
     for name in [part.decode() for part in untracked.split(b"\0") if part]:
         content = (folder / name).read_bytes() if (folder / name).is_file() else b""
         if len(content) + len(patch) > LIMIT_BYTES:
             withheld = withheld or f"with {name} the changes have more than {LIMIT_BYTES:,} bytes"
+        elif any(fnmatchcase(Path(name).name, pattern) for pattern in SECRET_NAMES):
+            withheld = withheld or f"the untracked file {name} may hold credentials"
         elif b"\0" in content:
             withheld = withheld or f"the untracked file {name} is not text"
         else:
-            added = git("diff", "--no-index", "--no-color", "--", "/dev/null", name, folder=folder)
+            added = git("diff", "--no-index", *PLAIN, "--", "/dev/null", name, folder=folder)
             patch += added.stdout
     if len(patch) > LIMIT_BYTES:
         withheld = withheld or f"the changes have more than {LIMIT_BYTES:,} bytes"

@@ -14,7 +14,15 @@ from mlflow import MlflowClient
 from slmflow.backends.local import Child
 from slmflow.errors import SlmflowError
 from slmflow.workflow import launch, report, runs
-from slmflow.workflow.liveness import HEARTBEAT_TAG, beating, close, heartbeat, is_alive, is_ours_and_dead
+from slmflow.workflow.liveness import (
+    HEARTBEAT_TAG,
+    beating,
+    close,
+    heartbeat,
+    is_alive,
+    is_ours_and_dead,
+    remove_scratch,
+)
 from slmflow.workflow.locks import held, take_step_lock
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.plan import KEY_TAG, KIND_TAG, Item, State, as_dict, disbelieve, make_plan, settle
@@ -221,6 +229,7 @@ class Driver:
             return
         if now.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, status="FAILED")
+        remove_scratch(run.info.artifact_uri)
         killed = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         cause = now.data.tags.get(runs.ERROR_TAG) or killed
         if runs.ERROR_TAG not in now.data.tags:

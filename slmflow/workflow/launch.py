@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlflow
@@ -32,7 +34,6 @@ FROM_PARENT = (
     "mlflow.source.name",
     "mlflow.source.type",
     "mlflow.source.git.commit",
-    "mlflow.gitRepoURL",
     "mlflow.source.git.repoURL",
     "mlflow.project.backend",
 )
@@ -61,10 +62,11 @@ def create_child(parent: Run, item: Item, parameters: dict[str, str]) -> Run:
 def start_command(parent: Run, arguments: dict[str, str]) -> str:
     """The command that a driver's run was started with, which also resumes it."""
     tags = parent.data.tags
-    root = tags.get("mlflow.gitRepoURL") or str(ROOT)
-    words = ["mlflow", "run", root]
-    if "mlflow.gitRepoURL" in tags and "mlflow.source.git.commit" in tags:
-        words += ["-v", tags["mlflow.source.git.commit"]]
+    source = tags.get("mlflow.source.name", "")
+    if "://" not in source or source.removeprefix("file://").partition("#")[0].rstrip("/") == str(ROOT):
+        words = ["mlflow", "run", str(ROOT)]
+    else:  # a git URI: what it was cloned to is gone by then
+        words = ["mlflow", "run", source, "-v", tags.get("mlflow.source.git.commit", "main")]
     if (entry := tags.get("mlflow.project.entryPoint", tags.get(STEP_TAG, "main"))) != "main":
         words += ["-e", entry]
     words += ["--env-manager", tags.get("mlflow.project.env", "local")]
@@ -90,6 +92,8 @@ def record_checkout() -> None:
     if state.dirty:
         tags[PATCH_TAG] = state.withheld or "logged"
         if not state.withheld:
-            mlflow.log_text(state.patch.decode(errors="surrogateescape"), PATCH)
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / PATCH).write_bytes(state.patch)
+                mlflow.log_artifact(str(Path(folder) / PATCH))
     mlflow.set_tags(tags)
     mlflow.log_text(installed(), ENVIRONMENT)

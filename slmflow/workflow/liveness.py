@@ -117,7 +117,12 @@ def close(run: Found, why: str) -> None:
     if ERROR_TAG not in run.tags:
         client.set_tag(run.run_id, ERROR_TAG, why)
     client.set_terminated(run.run_id, status="KILLED")
-    if scratch := scratch_of(run.artifact_uri):
+    remove_scratch(run.artifact_uri)
+
+
+def remove_scratch(artifact_uri: str) -> None:
+    """Remove what a dead step had half made."""
+    if scratch := scratch_of(artifact_uri):
         shutil.rmtree(scratch, ignore_errors=True)
 
 

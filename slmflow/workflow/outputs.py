@@ -101,7 +101,7 @@ def check(found: Found, store: Store, *, full: bool = False, restamp: bool = Fal
         return Checked(damage)
     folder = folder_of(found.artifact_uri)
     if folder is None:
-        return _check_remote(found)
+        return _check_remote(found, store)
     try:
         index: Index = read_json(folder / INDEX)
         digest = index_digest(index)
@@ -180,7 +180,7 @@ def listed(uri: str) -> dict[str, int]:
     return sizes
 
 
-def _check_remote(found: Found) -> Checked:
+def _check_remote(found: Found, store: Store) -> Checked:
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -190,6 +190,8 @@ def _check_remote(found: Found) -> Checked:
         if index_digest(index) != found.tags.get(INDEX_TAG):
             return Checked(f"its {INDEX} was altered")
         if index["model"] is not None:
+            if store.model_location(index["model"]["id"]) is None:
+                return Checked(f"its LoggedModel {index['model']['id']} is gone")
             model = listed(index["model"]["location"])
             sizes |= {f"{MODEL}/{path}": size for path, size in model.items()}
     except (MlflowException, OSError, ValueError, KeyError) as error:

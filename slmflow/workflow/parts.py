@@ -34,10 +34,10 @@ def part_tag(part: str) -> str:
     return f"slmflow.{part}_key"
 
 
-def part_keys(parts: Ingredients, logged: dict[str, Any], *, compared: bool) -> dict[str, str]:
+def part_keys(parts: Ingredients, logged: dict[str, Any], reference: str) -> dict[str, str]:
     """The key of each part: the packaged content, the code and versions that measure it, and its settings.
 
-    `compared` says whether there is a reference at all; cost has the machine as well.
+    `reference` is the digest of what the candidate is compared with; cost has the machine as well.
     """
     common = {
         "step": parts["step"],
@@ -47,8 +47,8 @@ def part_keys(parts: Ingredients, logged: dict[str, Any], *, compared: bool) -> 
         "candidate": logged["candidate"],
         "content": logged["fingerprint"],
     }
-    own = {
-        "fidelity": {"reference": logged["reference_digest"], "compared": compared},
+    own: dict[str, dict[str, Any]] = {
+        "fidelity": {"reference": reference},
         "cost": {"machine": machine()},
     }
     return {
@@ -57,6 +57,15 @@ def part_keys(parts: Ingredients, logged: dict[str, Any], *, compared: bool) -> 
         )
         for part in PARTS
     }
+
+
+def reference_of(context: Context, logged: dict[str, Any]) -> str:
+    """The digest of a candidate's reference: the pipeline's is made of its own content; empty for none."""
+    if logged["candidate"] == "pipeline":
+        return str(logged["fingerprint"])
+    if "reference_run" not in context.upstream:
+        return ""
+    return str(runs.index_of(context.upstream["reference_run"])["files"]["reference/logprobs.npy"]["sha256"])
 
 
 def find_parts(keys: dict[str, str], *, full: bool) -> dict[str, Run]:

@@ -67,6 +67,8 @@ class Item:
     reason: str
     run_id: str | None = None
     """The run that is reused or waited for."""
+    superseded: bool = False
+    """Whether a later item of the plan registers under the same name, and so moves the same aliases."""
     pins: list[str] = field(default_factory=list)
     """Overrides that hold a branch or an alias to what it meant when the plan was made."""
 
@@ -109,6 +111,12 @@ def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
             items.append(item)
             if item.key:
                 shared[item.key] = item
+    last = {item.composition.config.model.name: item for item in items if item.node.step == "register"}
+    for item in items:
+        if item.node.step == "register" and item is not last[item.composition.config.model.name]:
+            item.superseded = True
+            if item.parts is not None:
+                settle(item, store)
     return items
 
 
@@ -175,7 +183,7 @@ def disbelieve(
     pinned = item.composition.config.model.source.digest
     if item.node.step == "fetch" and pinned and run.tags.get("slmflow.source.digest") != pinned:
         return f"its content is not what model.source.digest={pinned[:12]}… pins"
-    return _registry_moved(run, store) if item.node.step == "register" else None
+    return _registry_moved(run, item, store) if item.node.step == "register" else None
 
 
 def _another_model(run: Found, parameter: str, upstream: Item) -> str | None:
@@ -192,12 +200,12 @@ def upstream_tag(parameter: str) -> str:
     return f"slmflow.{parameter}"
 
 
-def _registry_moved(run: Found, store: Store) -> str | None:
+def _registry_moved(run: Found, item: Item, store: Store) -> str | None:
     for version in _json(run, "gate.json")["registered"].values():
         name, number, alias = version["name"], version["version"], version["alias"]
         if not store.has_version(name, number):
             return f"version {number} of {name} is gone"
-        if alias and (now := store.alias(name, alias)) != number:
+        if alias and not item.superseded and (now := store.alias(name, alias)) != number:
             return f"{name}@{alias} is on {'no version' if now is None else f'version {now}'} now"
         logged = store.run(version["logged_run"])
         damage = "its run is gone" if logged is None else check(logged, store).reason

@@ -13,12 +13,22 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from slmflow.artifacts import local_path
+from slmflow.artifacts import folder_of, local_path
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json, sha256_of
 from slmflow.packaging.weights import weights_of
-from slmflow.workflow.outputs import DAMAGED_TAG, INDEX, INDEX_TAG, MODEL, Index, index_digest, place_of
-from slmflow.workflow.plan import KEY_TAG, KIND_TAG, STEP_TAG, upstream_tag
+from slmflow.workflow.lookup import open_store
+from slmflow.workflow.outputs import (
+    DAMAGED_TAG,
+    INDEX,
+    INDEX_TAG,
+    MODEL,
+    Index,
+    check,
+    index_digest,
+    place_of,
+)
+from slmflow.workflow.plan import FINGERPRINT, KEY_TAG, KIND_TAG, STEP_TAG, upstream_tag
 from slmflow.workflow.steps import STEPS
 
 if TYPE_CHECKING:
@@ -121,7 +131,9 @@ def local_path_of(run: Run, path: str) -> Path:
     try:
         return local_path(f"{run.info.artifact_uri}/{path}")
     except SlmflowError as error:
-        raise _damaged(run, f"{path} is gone ({error})") from None
+        if folder_of(run.info.artifact_uri) is None:  # perhaps only the way to it is broken
+            raise SlmflowError(f"run {run.info.run_id}: {path} cannot be read: {error}; run again") from None
+        raise _damaged(run, f"{path} is gone") from None
 
 
 def reference_manifest(fetch: Run) -> dict[str, Any]:
@@ -160,6 +172,8 @@ def model_of(run: Run) -> tuple[str, Path]:
     """Id and local folder of the LoggedModel that a step logged, every byte checked against its index."""
     index = index_of(run)
     model_id = index["model"]["id"]
+    if open_store(run.info.experiment_id).model_location(model_id) is None:
+        raise _damaged(run, f"its LoggedModel {model_id} is gone")
     folder = weights_of(model_id)
     for name, entry in index["files"].items():
         if not name.startswith(f"{MODEL}/"):
@@ -185,10 +199,20 @@ def json_artifact(run: Run, path: str) -> Any:
 
 
 def upstream_of(run: Run, parameter: str) -> Run:
-    """The run that another run took as its upstream."""
+    """The run that another run took as its upstream, or one with the same key where that is not whole.
+
+    For a LoggedModel it is that very run: the same content under another id would not be the same model.
+    """
     run_id = run.data.tags.get(upstream_tag(parameter))
     if run_id is None:
         raise SlmflowError(f"run {run.info.run_id} does not say which {parameter} it took")
+    step = STEPS[run.data.tags[STEP_TAG]]
+    if parameter not in step.of_model:
+        key = read_json(local_path_of(run, FINGERPRINT))["upstream"].get(parameter)
+        store = open_store(run.info.experiment_id)
+        found = [other for other in store.runs(KEY_TAG, key) if other.status == "FINISHED"] if key else []
+        found.sort(key=lambda other: other.run_id != run_id)  # the recorded one first
+        run_id = next((other.run_id for other in found if check(other, store).reason is None), run_id)
     return upstream(parameter, run_id)
 
 

@@ -81,21 +81,20 @@ def run_step(step: str, work: Work, composition: Composition, upstream: dict[str
     Raises SlmflowError when a key that the driver planned is not the key of what is here now.
     """
     began = time.time()
-    step_lock()
-    parts = ingredients(
-        STEPS[step],
-        composition,
-        {name: _key_of(name, upstream_run) for name, upstream_run in upstream.items()},
-        step_identity(step, composition).content,
-    )
-    _claim(step, run, parts, upstream)
-    mlflow.log_dict(parts, FINGERPRINT)
-    local = scratch_of(run.info.artifact_uri)
-    scratch = local or Path(tempfile.mkdtemp(prefix="slmflow-"))
-    outputs = scratch / "outputs"
-    outputs.mkdir(parents=True)
-    try:
-        with beating(run.info.run_id):
+    with beating(run.info.run_id):
+        step_lock()
+        parts = ingredients(
+            STEPS[step],
+            composition,
+            {name: _key_of(name, upstream_run) for name, upstream_run in upstream.items()},
+            step_identity(step, composition).content,
+        )
+        _claim(step, run, parts, upstream)
+        mlflow.log_dict(parts, FINGERPRINT)
+        scratch = scratch_of(run.info.artifact_uri) or Path(tempfile.mkdtemp(prefix="slmflow-"))
+        outputs = scratch / "outputs"
+        outputs.mkdir(parents=True)
+        try:
             context = Context(composition, upstream, scratch, outputs, parts)
             work(context)
             record = _record(began)
@@ -103,8 +102,8 @@ def run_step(step: str, work: Work, composition: Composition, upstream: dict[str
             ids = {name: upstream_run.info.run_id for name, upstream_run in upstream.items()}
             (outputs / "card.html").write_text(step_card(step, run, ids, record, outputs))
             _index(run, context)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _key_of(parameter: str, upstream: Run) -> str:

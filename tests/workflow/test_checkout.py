@@ -65,6 +65,10 @@ def test_a_patch_builds_changed_new_and_deleted_files_again(clone, tmp_path):
         "-----BEGIN RSA PRIVATE KEY-----",
         "password: correct-horse-battery",
         "DATABRICKS = 'dapi" + "0" * 32 + "'",
+        "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIabc",
+        '"token": "abcdefghijklmnop1234"',
+        "postgresql://user:s3cret@db/x",
+        "Authorization: Bearer eyJhbGciOiJIUzI1",
     ],
 )
 def test_what_looks_like_a_credential_is_withheld_and_the_line_named(clone, secret):
@@ -72,6 +76,20 @@ def test_what_looks_like_a_credential_is_withheld_and_the_line_named(clone, secr
     found = state(clone)
     assert "looks like a credential" in found.withheld
     assert found.patch == b""
+
+
+def test_a_file_whose_name_says_credentials_is_withheld(clone):
+    (clone / ".env").write_text("X=1\n")
+    assert "may hold credentials" in state(clone).withheld
+
+
+def test_a_checkout_in_a_folder_with_a_space_and_the_users_diff_settings_are_no_matter(clone, tmp_path):
+    moved = clone.rename(tmp_path / "my project")
+    assert git("config", "diff.noprefix", "true", folder=moved).returncode == 0
+    (moved / "code.py").write_bytes(b"caf\xe9 = 1\n")
+    found = state(moved)
+    assert found.commit
+    assert b"diff --git a/code.py b/code.py" in found.patch
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ def step_run(step, status="FINISHED", words=None, upstream=None):
         mlflow.set_tags({tag: named[word] for word, tag in runs.WORD_TAGS.items()})
         mlflow.set_tags({KIND_TAG: "step", STEP_TAG: step, KEY_TAG: f"key of {step}"})
         mlflow.set_tags({upstream_tag(name): run_id for name, run_id in (upstream or {}).items()})
-        mlflow.log_dict({"config": configuration_of(STEPS[step], composition)}, "fingerprint.json")
+        mlflow.log_dict(
+            {"config": configuration_of(STEPS[step], composition), "upstream": {}}, "fingerprint.json"
+        )
     MlflowClient().set_terminated(run.info.run_id, status)
     return run.info.run_id
 
