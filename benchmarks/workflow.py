@@ -30,7 +30,7 @@ from slmflow.files import files_under
 from slmflow.workflow import runs
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.lookup import ClientStore, SqliteStore, Store
-from slmflow.workflow.plan import KEY_TAG, KIND_TAG
+from slmflow.workflow.plan import KIND_TAG, key_tag, key_tags
 
 EMPTY = "name: empty\nentry_points:\n  main:\n    command: 'true'\n"
 ONE_BILLION = (
@@ -152,9 +152,9 @@ def lookups() -> list[Row]:
             for name, store in stores.items():
                 samples = []
                 for number in range(20):
-                    key = f"{number * count // 20:064x}"
+                    key = f"{number * count // 20:x}".zfill(16).ljust(64, "0")
                     began = time.perf_counter()
-                    found = store.runs(KEY_TAG, key)
+                    found = store.runs(key_tag(key), key)
                     samples.append((time.perf_counter() - began) * 1000)
                     assert len(found) == 1
                 medians[name, count] = statistics.median(samples)
@@ -171,13 +171,19 @@ def fill(path: Path, count: int) -> None:
     """A store with `count` finished step runs of 20 tags each, written behind MLflow's back."""
     mlflow.set_tracking_uri(f"sqlite:///{path}")
     MlflowClient().search_experiments()
-    columns = "run_uuid, name, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id"
+    columns = "run_uuid, name, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id, "
+    columns += "user_id, source_type, source_name, entry_point_name, source_version"
     with sqlite3.connect(path) as database:
         for number in range(count):
             run_id = uuid.UUID(int=number).hex
             values = (run_id, "export_onnx", "FINISHED", number, number, "active", "/nowhere", 0)
-            database.execute(f"INSERT INTO runs ({columns}) VALUES (?,?,?,?,?,?,?,?)", values)  # noqa: S608
-            tags = {KEY_TAG: f"{number:064x}", KIND_TAG: "step", **{f"tag{i}": "x" * 40 for i in range(18)}}
+            values += ("me", "PROJECT", "", "", "")
+            database.execute(f"INSERT INTO runs ({columns}) VALUES ({','.join('?' * 13)})", values)  # noqa: S608
+            tags = {
+                **key_tags(f"{number:x}".zfill(16).ljust(64, "0")),
+                KIND_TAG: "step",
+                **{f"tag{i}": "x" * 40 for i in range(18)},
+            }
             rows = [(key, value, run_id) for key, value in tags.items()]
             database.executemany("INSERT INTO tags (key, value, run_uuid) VALUES (?,?,?)", rows)
 

@@ -25,7 +25,7 @@ from slmflow.workflow.liveness import (
 )
 from slmflow.workflow.locks import held, take_step_lock
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.plan import KEY_TAG, KIND_TAG, Item, State, as_dict, disbelieve, make_plan, settle
+from slmflow.workflow.plan import KIND_TAG, Item, State, as_dict, disbelieve, key_tag, make_plan, settle
 from slmflow.workflow.steps import STEPS
 from slmflow.workflow.terminal import Terminal
 
@@ -205,7 +205,7 @@ class Driver:
     def _earlier_claim(self, item: Item, mine: Run) -> str | None:
         """Another driver's claim, on another host, that came first: the lock reaches this host only."""
         rank = (mine.info.start_time, mine.info.run_id)
-        for other in self._store.runs(KEY_TAG, item.key):
+        for other in self._store.runs(key_tag(item.key), item.key):
             if other.tags.get(KIND_TAG) == "step" and other.status == "RUNNING":
                 earlier = (other.start_time, other.run_id) < rank
                 if earlier and is_alive(other.tags.get(HEARTBEAT_TAG)):

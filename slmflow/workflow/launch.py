@@ -15,7 +15,7 @@ from mlflow.entities import Param
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, checkout, installed
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.liveness import HEARTBEAT_TAG, heartbeat
-from slmflow.workflow.plan import KEY_TAG, KIND_TAG, NODE_TAG, STEP_TAG
+from slmflow.workflow.plan import KIND_TAG, NODE_TAG, STEP_TAG, key_tags
 from slmflow.workflow.runs import PARENT_TAG
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def create_child(parent: Run, item: Item, parameters: dict[str, str]) -> Run:
         KIND_TAG: "step",
         STEP_TAG: item.node.step,
         NODE_TAG: item.node.name,
-        KEY_TAG: item.key,
+        **key_tags(item.key),
         HEARTBEAT_TAG: heartbeat(),
     }
     client = MlflowClient()

@@ -38,6 +38,20 @@ FINGERPRINT = "fingerprint.json"
 """The ingredients of the key, so that a miss can be explained."""
 
 
+def key_tags(key: str) -> dict[str, str]:
+    """The tags that hold a key: one for people, and one whose own name is nearly unique.
+
+    A store indexes tags by their names, so a lookup by the second reads one row where one by the first
+    would read a row for each run.
+    """
+    return {KEY_TAG: key, key_tag(key): key}
+
+
+def key_tag(key: str) -> str:
+    """The tag by which runs with a key are looked up."""
+    return f"{KEY_TAG}.{key[:16]}"
+
+
 class State(Enum):
     """What becomes of a step."""
 
@@ -146,7 +160,7 @@ def settle(item: Item, store: Store) -> None:
     if not driver.cache:
         item.state, item.reason = State.run, "driver.cache=false"
         return
-    found = [run for run in store.runs(KEY_TAG, item.key) if run.tags.get(KIND_TAG) == "step"]
+    found = [run for run in store.runs(key_tag(item.key), item.key) if run.tags.get(KIND_TAG) == "step"]
     disbelief = ""
     for run in found:
         if run.status != "FINISHED":

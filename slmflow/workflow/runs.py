@@ -28,7 +28,7 @@ from slmflow.workflow.outputs import (
     index_digest,
     place_of,
 )
-from slmflow.workflow.plan import FINGERPRINT, KEY_TAG, KIND_TAG, STEP_TAG, upstream_tag
+from slmflow.workflow.plan import FINGERPRINT, KEY_TAG, KIND_TAG, STEP_TAG, key_tag, upstream_tag
 from slmflow.workflow.steps import STEPS
 
 if TYPE_CHECKING:
@@ -210,7 +210,9 @@ def upstream_of(run: Run, parameter: str) -> Run:
     if parameter not in step.of_model:
         key = read_json(local_path_of(run, FINGERPRINT))["upstream"].get(parameter)
         store = open_store(run.info.experiment_id)
-        found = [other for other in store.runs(KEY_TAG, key) if other.status == "FINISHED"] if key else []
+        found = (
+            [other for other in store.runs(key_tag(key), key) if other.status == "FINISHED"] if key else []
+        )
         found.sort(key=lambda other: other.run_id != run_id)  # the recorded one first
         run_id = next((other.run_id for other in found if check(other, store).reason is None), run_id)
     return upstream(parameter, run_id)

@@ -39,6 +39,7 @@ from slmflow.workflow.plan import (
     KIND_TAG,
     NODE_TAG,
     STEP_TAG,
+    key_tags,
     upstream_tag,
 )
 from slmflow.workflow.steps import STEPS
@@ -123,7 +124,7 @@ def _claim(step: str, run: Run, parts: Ingredients, upstream: dict[str, Run]) ->
     if "logged_run" in upstream:
         node = f"{step}_{upstream['logged_run'].data.tags[STEP_TAG].removeprefix('log_')}"
     took = {upstream_tag(name): upstream_run.info.run_id for name, upstream_run in upstream.items()}
-    mlflow.set_tags({KIND_TAG: "step", STEP_TAG: step, KEY_TAG: key, NODE_TAG: node, **took})
+    mlflow.set_tags({KIND_TAG: "step", STEP_TAG: step, NODE_TAG: node, **key_tags(key), **took})
 
 
 def _index(run: Run, context: Context) -> None:
