@@ -177,13 +177,11 @@ def fill(path: Path, count: int) -> None:
         for number in range(count):
             run_id = uuid.UUID(int=number).hex
             values = (run_id, "export_onnx", "FINISHED", number, number, "active", "/nowhere", 0)
-            values += ("me", "PROJECT", "", "", "")
-            database.execute(f"INSERT INTO runs ({columns}) VALUES ({','.join('?' * 13)})", values)  # noqa: S608
-            tags = {
-                **key_tags(f"{number:x}".zfill(16).ljust(64, "0")),
-                KIND_TAG: "step",
-                **{f"tag{i}": "x" * 40 for i in range(18)},
-            }
+            made_by = ("me", "PROJECT", "", "", "")
+            marks = ",".join("?" * 13)
+            database.execute(f"INSERT INTO runs ({columns}) VALUES ({marks})", values + made_by)  # noqa: S608
+            key = f"{number:x}".zfill(16).ljust(64, "0")
+            tags = {**key_tags(key), KIND_TAG: "step", **{f"tag{i}": "x" * 40 for i in range(18)}}
             rows = [(key, value, run_id) for key, value in tags.items()]
             database.executemany("INSERT INTO tags (key, value, run_uuid) VALUES (?,?,?)", rows)
 
