@@ -6,10 +6,12 @@ import atexit
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from slmflow.errors import SlmflowError, first_line
+from slmflow.files import read_json
 
 
 def folder_of(uri: str) -> Path | None:
@@ -41,3 +43,8 @@ def local_path(uri: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
     except (MlflowException, OSError) as error:
         raise SlmflowError(f"{uri}: {first_line(error)}") from None
+
+
+def stored_json(artifact_uri: str, name: str) -> Any:
+    """A JSON artifact below an artifact URI, unchecked. Raises SlmflowError when it does not exist."""
+    return read_json(local_path(f"{artifact_uri}/{name}"))

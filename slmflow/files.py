@@ -101,6 +101,12 @@ def link_or_copy(source: Path, target: Path) -> bool:
     return True
 
 
+def link_tree(source: Path, target: Path) -> None:
+    """Hard-link (or copy) every file below `source` to the same place below `target`."""
+    for path in files_under(source):
+        link_or_copy(path, target / path.relative_to(source))
+
+
 def write_json(path: Path, value: Any) -> Path:
     """Write indented JSON, whole or not at all; returns the path."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")

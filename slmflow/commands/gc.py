@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 PARAMETERS = ("delete",)
 KINDS = ("driver", "step")
@@ -52,13 +53,19 @@ def lineage(kept: set[str], by_id: dict[str, Run]) -> set[str]:
     return reached
 
 
-def evidence_of(client: MlflowClient) -> set[str]:
-    """The runs that versions of every registered model name: who logged it, and who evaluated it."""
-    found: set[str] = set()
-    for model in pages(client.search_registered_models):
-        for version in pages(client.search_model_versions, f"name = '{model.name}'"):
-            found |= {run for run in (version.run_id, version.tags.get("evaluate_run")) if run}
-    return found
+def versions_of(client: MlflowClient) -> list[ModelVersion]:
+    """Every version of every registered model."""
+    return [
+        version
+        for model in pages(client.search_registered_models)
+        for version in pages(client.search_model_versions, f"name = '{model.name}'")
+    ]
+
+
+def evidence_of(versions: list[ModelVersion]) -> set[str]:
+    """The runs that registered versions name: who logged each, and who evaluated it."""
+    named = [run for version in versions for run in (version.run_id, version.tags.get("evaluate_run"))]
+    return {run for run in named if run}
 
 
 def _promotions(ours: list[Run], reached: set[str]) -> set[str]:
@@ -98,14 +105,16 @@ def run(argv: list[str]) -> int:
             if found.data.tags.get(KIND_TAG) in KINDS
         ]
         running = [found for found in ours if found.info.status == "RUNNING"]
-        kept = evidence_of(client) | {found.info.run_id for found in running}
         ids = {found.info.run_id for found in running}
+        versions = versions_of(client)
+        kept = evidence_of(versions) | ids
         kept |= {found.info.run_id for found in ours if found.data.tags.get(runs.PARENT_TAG) in ids}
         kept |= {item["run_id"] for found in running for item in runs.items_of(found) if item["run_id"]}
-        reached = lineage(kept, {found.info.run_id: found for found in ours})
-        reached |= lineage(_promotions(ours, reached), {found.info.run_id: found for found in ours})
+        by_id = {found.info.run_id: found for found in ours}
+        reached = lineage(kept, by_id)
+        reached |= lineage(_promotions(ours, reached), by_id)
         loose = [found for found in ours if found.info.run_id not in reached]
-        models = _models_of(client, experiment, {found.info.run_id for found in loose})
+        models = _models_of(client, experiment, {found.info.run_id for found in loose}, versions)
         _show(loose, models)
         mlflow.log_dict({"runs": [r.info.run_id for r in loose], "models": sorted(models)}, "gc.json")
         if delete == "true":
@@ -115,13 +124,11 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _models_of(client: MlflowClient, experiment: str, run_ids: set[str]) -> dict[str, str]:
+def _models_of(
+    client: MlflowClient, experiment: str, run_ids: set[str], versions: list[ModelVersion]
+) -> dict[str, str]:
     """LoggedModels that those runs made and that no registered version is made of: id to location."""
-    registered = {
-        version.source.removeprefix("models:/")
-        for model in pages(client.search_registered_models)
-        for version in pages(client.search_model_versions, f"name = '{model.name}'")
-    }
+    registered = {version.source.removeprefix("models:/") for version in versions}
     return {
         model.model_id: model.artifact_location
         for model in pages(lambda **words: client.search_logged_models([experiment], **words))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from slmflow.errors import SlmflowError
-from slmflow.files import files_under, link_or_copy
+from slmflow.files import link_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,5 @@ def export(config: PrebuiltExport, source: Path, folder: Path, scratch: Path) ->
     # The runtime would load, and so run, whatever library the configuration names.
     if "custom_ops_library" in (source / "genai_config.json").read_text(encoding="utf-8"):
         raise SlmflowError("genai_config.json names a custom_ops_library: a model's own code is never run")
-    for path in files_under(source):
-        link_or_copy(path, folder / path.relative_to(source))
+    link_tree(source, folder)
     return {}

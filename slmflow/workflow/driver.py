@@ -24,7 +24,7 @@ from slmflow.workflow.liveness import (
     remove_scratch,
 )
 from slmflow.workflow.locks import held, take_step_lock
-from slmflow.workflow.lookup import open_store
+from slmflow.workflow.lookup import found_of, open_store
 from slmflow.workflow.plan import KIND_TAG, Item, State, as_dict, disbelieve, key_tag, make_plan, settle
 from slmflow.workflow.steps import STEPS
 from slmflow.workflow.terminal import Terminal
@@ -52,7 +52,7 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
     os.environ.setdefault("MLFLOW_REGISTRY_URI", mlflow.get_registry_uri())
     with beating(parent.info.run_id):
         store = open_store(parent.info.experiment_id)
-        reap(store, parent)
+        reap(parent)
         items = make_plan(step, variants, store)
         what = f"export {first.choices['export']}" if len(variants) == 1 else f"{len(variants)} variants"
         print(f"slmflow {step}: {first.config.model.name}, {what}, {len(items)} steps", flush=True)
@@ -77,15 +77,13 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
             raise SlmflowError("; ".join(f"{name} failed: {why}" for name, why in driver.failed.items()))
 
 
-def reap(store: Store, parent: Run) -> None:
+def reap(parent: Run) -> None:
     """Close the runs of this project that the store calls RUNNING and whose process is dead."""
     running = MlflowClient().search_runs([parent.info.experiment_id], "attributes.status = 'RUNNING'")
     source = parent.data.tags.get("mlflow.source.name", "")
     for run in running:
-        found = store.run(run.info.run_id)
-        if found is None or run.info.run_id == parent.info.run_id:
-            continue
-        if is_ours_and_dead(found, ("main", *STEPS), source):
+        found = found_of(run)
+        if found.run_id != parent.info.run_id and is_ours_and_dead(found, ("main", *STEPS), source):
             close(found, "its process died")
             print(f"  closed run {found.run_id} ({found.name}), whose process died", flush=True)
 
@@ -150,10 +148,7 @@ class Driver:
         """Whether an item may still come to its end."""
         if item.name in self._ids or item.name in self.failed:
             return False
-        return all(self._is_open(need) or need.name in self._ids for need in self._upstream(item))
-
-    def _upstream(self, item: Item) -> list[Item]:
-        return [other for other in self.items if other.name in item.needs.values()]
+        return all(self._is_open(need) or need.name in self._ids for need in item.upstream.values())
 
     def _reuse(self, item: Item) -> None:
         assert item.run_id is not None

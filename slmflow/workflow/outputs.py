@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmflow.artifacts import folder_of
-from slmflow.files import canonical_digest, files_under, link_or_copy, read_json, sha256_of, write_json
+from slmflow.files import canonical_digest, files_under, read_json, sha256_of, write_json
 
 if TYPE_CHECKING:
     from slmflow.workflow.lookup import Found, Store
@@ -202,8 +202,3 @@ def _check_remote(found: Found, store: Store) -> Checked:
         if entry.get("size") is not None and sizes[path] != entry["size"]:
             return Checked(f"{path} has {sizes[path]:,} bytes instead of {entry['size']:,}")
     return Checked(None, index)
-
-
-def link_tree(source: Path, target: Path) -> int:
-    """Hard-link (or copy) every file below `source` to the same place below `target`; returns copies made."""
-    return sum(not link_or_copy(path, target / path.relative_to(source)) for path in files_under(source))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 
-from slmflow.files import canonical_digest, read_json
+from slmflow.files import canonical_digest, link_tree, read_json
 from slmflow.machine import machine
 from slmflow.workflow import runs
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.outputs import check, link_tree
+from slmflow.workflow.outputs import check
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

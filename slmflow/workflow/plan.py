@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from slmflow.artifacts import stored_json
 from slmflow.config import Verify
 from slmflow.errors import SlmflowError
 from slmflow.workflow.fingerprint import (
@@ -215,7 +216,7 @@ def upstream_tag(parameter: str) -> str:
 
 
 def _registry_moved(run: Found, item: Item, store: Store) -> str | None:
-    for version in _json(run, "gate.json")["registered"].values():
+    for version in stored_json(run.artifact_uri, "gate.json")["registered"].values():
         name, number, alias = version["name"], version["version"], version["alias"]
         if not store.has_version(name, number):
             return f"version {number} of {name} is gone"
@@ -234,7 +235,7 @@ def _changed(item: Item, store: Store) -> str:
     for run in store.runs(NODE_TAG, item.node.name):
         if run.status == "FINISHED":
             try:
-                before = _json(run, FINGERPRINT)
+                before = stored_json(run.artifact_uri, FINGERPRINT)
             except (OSError, ValueError, SlmflowError):
                 continue
             lines = differences(before, item.parts or {})
@@ -243,13 +244,6 @@ def _changed(item: Item, store: Store) -> str:
     if nearest is None:
         return "never done here"
     return ", ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
-
-
-def _json(run: Found, name: str) -> Any:
-    from slmflow.artifacts import local_path
-    from slmflow.files import read_json
-
-    return read_json(local_path(f"{run.artifact_uri}/{name}"))
 
 
 def as_dict(items: list[Item]) -> list[dict[str, Any]]:

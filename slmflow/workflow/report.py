@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 from mlflow import MlflowClient
 
-from slmflow.artifacts import folder_of, local_path
+from slmflow.artifacts import folder_of, stored_json
 from slmflow.errors import SlmflowError
-from slmflow.files import read_json
 from slmflow.workflow import card, runs
 from slmflow.workflow.picture import picture
 from slmflow.workflow.plan import Item, State
@@ -71,7 +70,7 @@ def _json(item: Item, name: str) -> dict[str, Any] | None:
         return None
     try:
         run = MlflowClient().get_run(item.run_id)
-        value: dict[str, Any] = read_json(local_path(f"{run.info.artifact_uri}/{name}"))
+        value: dict[str, Any] = stored_json(run.info.artifact_uri, name)
     except SlmflowError:
         return None
     return value

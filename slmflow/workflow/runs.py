@@ -13,7 +13,7 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from slmflow.artifacts import folder_of, local_path
+from slmflow.artifacts import folder_of, local_path, stored_json
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json, sha256_of
 from slmflow.packaging.weights import weights_of
@@ -97,7 +97,7 @@ def children(parent: Run) -> list[Run]:
 def items_of(driver: Run) -> list[dict[str, Any]]:
     """The steps of a driver's run with the runs that it made or reused; none if it never got so far."""
     try:
-        items: list[dict[str, Any]] = read_json(local_path(f"{driver.info.artifact_uri}/{PLAN}"))
+        items: list[dict[str, Any]] = stored_json(driver.info.artifact_uri, PLAN)
     except SlmflowError:
         return []
     return items

@@ -1,7 +1,7 @@
 """What every entry point does around its own work: read the command line, check it, and be a run.
 
 Without upstream ids an entry point's run is the parent and drives the graph up to that step; with ids,
-or if the step needs none, it is the step itself.
+or as a run that a driver made, it is the step itself.
 """
 
 from __future__ import annotations
@@ -178,6 +178,5 @@ def active_run(step: str) -> Any:
             f"tracking store {store_name()}: {str(error).splitlines()[0]}; "
             "a sqlite path must be absolute: sqlite:////absolute/path/mlflow.db"
         ) from None
-    with context:
-        # Looked up anew: `start_run` leaves a resumed run's tags out.
-        yield mlflow.get_run(context.info.run_id)
+    with context as run:
+        yield run
