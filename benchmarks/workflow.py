@@ -34,11 +34,11 @@ from slmflow.workflow.plan import KIND_TAG, key_tag, key_tags
 
 EMPTY = "name: empty\nentry_points:\n  main:\n    command: 'true'\n"
 ONE_BILLION = (
-    "model.source.hidden_size=2048 model.source.intermediate_size=8192 model.source.layers=15 "
-    "model.source.heads=16 model.source.kv_heads=8 model.source.context=1024 model.source.architecture=llama "
+    "model.source.hidden_size=2048 model.source.intermediate_size=8192 model.source.layers=16 "
+    "model.source.heads=16 model.source.kv_heads=4 model.source.context=1024 model.source.architecture=llama "
     "model.name=one-billion evaluate=quick gate.mode=off"
 )
-"""1.0 B parameters: 15 layers of 63 M, and the small vocabulary."""
+"""1.0 B parameters: 16 layers of 61 M, and the small vocabulary."""
 
 
 def mlflow_run(folder: Path, *words: str, root: Path = ROOT) -> float:
