@@ -66,6 +66,11 @@ def upstream(parameter: str, run_id: str) -> Run:
         raise SlmflowError(f"{parameter}={run_id}: that run is {step}, but {' or '.join(steps)} is needed")
     if run.info.status != "FINISHED":
         raise SlmflowError(f"{parameter}={run_id}: that {step} run is {run.info.status}, not FINISHED")
+    if run.info.lifecycle_stage != "active":
+        raise SlmflowError(
+            f"{parameter}={run_id}: that {step} run was deleted; "
+            f"`mlflow runs restore --run-id {run.info.run_id}` brings it back"
+        )
     return run
 
 

@@ -8,25 +8,13 @@ from mlflow import MlflowClient
 
 from slmflow.commands.reproduce import check_out, content_differences, driver_run, record_differences
 from slmflow.errors import SlmflowError
-from slmflow.files import digests_under, write_json
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, checkout
-from slmflow.workflow.outputs import INDEX, INDEX_TAG, build_index, index_digest, publish
 from slmflow.workflow.plan import KIND_TAG
+from tests.workflow.made_runs import finished
 
 
 def step(tmp_path, files):
-    """A finished step's run with these files as its indexed outputs."""
-    staged = tmp_path / "staged"
-    for name, text in files.items():
-        (staged / name).parent.mkdir(parents=True, exist_ok=True)
-        (staged / name).write_text(text)
-    with mlflow.start_run() as active:
-        digests = digests_under(staged)
-        publish(staged, active.info.artifact_uri)
-        index = build_index(digests, active.info.artifact_uri, None)
-        mlflow.log_artifact(str(write_json(tmp_path / INDEX, index)))
-        mlflow.set_tag(INDEX_TAG, index_digest(index))
-    return MlflowClient().get_run(active.info.run_id)
+    return finished(tmp_path, "export_onnx", files)
 
 
 def test_content_that_differs_is_named_file_by_file_and_record_is_not(store, tmp_path):

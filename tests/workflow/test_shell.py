@@ -261,7 +261,7 @@ def test_two_upstreams_of_different_models_are_refused(store, capsys):
 def test_what_was_exported_one_way_is_not_logged_as_another(store, capsys):
     export = step_run("export_onnx", words={"model": "tiny_phi3", "export": "int8_cpu"})
     assert main("log_onnx", [f"export_run={export}", "export=int4_cpu"]) == 1
-    assert "another configuration: export.matmul_only True → False" in capsys.readouterr().err
+    assert "another configuration: export.precision int8 → int4" in capsys.readouterr().err
 
 
 def test_another_name_is_no_other_model(store, composed):

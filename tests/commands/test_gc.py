@@ -1,0 +1,35 @@
+"""What a running driver has is nobody's garbage."""
+
+import json
+
+import pytest
+from mlflow import MlflowClient
+
+from slmflow.commands import gc
+from slmflow.workflow.plan import KIND_TAG, STEP_TAG
+from slmflow.workflow.runs import PARENT_TAG, PLAN
+from tests.workflow.made_runs import finished
+
+
+@pytest.fixture
+def collected(store):
+    """Names of the runs left after `gc delete=true`, beside a driver that is at its export."""
+    client = MlflowClient()
+    reused = finished(store, "fetch", {"manifest.json": "{}"}, key="a" * 64)
+    loose = finished(store, "fetch", {"manifest.json": "[]"}, key="b" * 64)
+    driver = client.create_run("0", tags={KIND_TAG: "driver"}, run_name="driver").info.run_id
+    items = [{"name": "fetch", "step": "fetch", "state": "cached", "run_id": reused.info.run_id}]
+    client.log_text(driver, json.dumps(items), PLAN)
+    tags = {KIND_TAG: "step", STEP_TAG: "log_pipeline", PARENT_TAG: driver}
+    done = client.create_run("0", tags=tags, run_name="log_pipeline").info.run_id
+    client.set_terminated(done)
+    client.create_run("0", tags={**tags, STEP_TAG: "export_onnx"}, run_name="export_onnx")
+    assert gc.run(["delete=true"]) == 0
+    return {run.info.run_id: run.info.run_name for run in client.search_runs(["0"])}, reused, loose
+
+
+def test_gc_beside_a_running_driver_takes_nothing_that_it_made_reused_or_is_making(collected):
+    names, reused, loose = collected
+    assert reused.info.run_id in names
+    assert {"driver", "log_pipeline", "export_onnx"} <= set(names.values())
+    assert loose.info.run_id not in names

@@ -1,0 +1,30 @@
+"""Finished step runs made by hand, as `run_step` leaves them: for tests of what reads runs."""
+
+import mlflow
+from mlflow import MlflowClient
+
+from slmflow.files import digests_under, write_json
+from slmflow.workflow.outputs import INDEX, INDEX_TAG, build_index, index_digest, publish
+from slmflow.workflow.plan import FINGERPRINT, KIND_TAG, NODE_TAG, STEP_TAG, key_tags, upstream_tag
+
+
+def finished(folder, step, files, *, key=None, upstream=None, keys=None, nested=False):
+    """A finished step's run with these files (name to text) as its indexed outputs.
+
+    `upstream` is parameter to run id, `keys` parameter to the key that the upstream had.
+    """
+    staged = folder / "staged"
+    for name, text in files.items():
+        (staged / name).parent.mkdir(parents=True, exist_ok=True)
+        (staged / name).write_text(text)
+    with mlflow.start_run(run_name=step, nested=nested) as active:
+        write_json(staged / FINGERPRINT, {"upstream": keys or {}})
+        digests = digests_under(staged)
+        publish(staged, active.info.artifact_uri)
+        index = build_index(digests, active.info.artifact_uri, None)
+        mlflow.log_artifact(str(write_json(folder / INDEX, index)))
+        tags = {KIND_TAG: "step", STEP_TAG: step, NODE_TAG: step, INDEX_TAG: index_digest(index)}
+        tags |= key_tags(key) if key else {}
+        tags |= {upstream_tag(parameter): run_id for parameter, run_id in (upstream or {}).items()}
+        mlflow.set_tags(tags)
+    return MlflowClient().get_run(active.info.run_id)

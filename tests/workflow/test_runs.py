@@ -1,0 +1,98 @@
+"""What a run says of its upstream, and the line that starts it again."""
+
+import os
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from slmflow.errors import SlmflowError
+from slmflow.workflow import runs
+from slmflow.workflow.closure import ROOT
+from slmflow.workflow.launch import start_command
+from slmflow.workflow.outputs import DAMAGED_TAG
+from tests.workflow.made_runs import finished
+
+KEY = "a" * 64
+
+
+@pytest.fixture
+def fetched(store):
+    return finished(store, "fetch", {"manifest.json": "{}"}, key=KEY)
+
+
+@pytest.fixture
+def logged(store, fetched):
+    return finished(
+        store,
+        "log_pipeline",
+        {"logged.json": "{}"},
+        upstream={"fetch_run": fetched.info.run_id},
+        keys={"fetch_run": KEY},
+    )
+
+
+def fetch_of(logged):
+    return runs.upstream_of(logged, "fetch_run").info.run_id
+
+
+def test_the_upstream_is_the_recorded_run_while_it_is_whole(store, fetched, logged):
+    finished(store, "fetch", {"manifest.json": "{}"}, key=KEY)
+    assert fetch_of(logged) == fetched.info.run_id
+
+
+def test_an_upstream_that_was_removed_is_replaced_by_one_of_the_same_key(store, fetched, logged):
+    other = finished(store, "fetch", {"manifest.json": "{}"}, key=KEY)
+    finished(store, "fetch", {"manifest.json": "{}"}, key="b" * 64)
+    MlflowClient().delete_run(fetched.info.run_id)
+    assert fetch_of(logged) == other.info.run_id
+
+
+def test_an_upstream_that_was_damaged_is_replaced_by_one_of_the_same_key(store, fetched, logged):
+    other = finished(store, "fetch", {"manifest.json": "{}"}, key=KEY)
+    manifest = Path(fetched.info.artifact_uri) / "manifest.json"
+    os.chmod(manifest, 0o644)
+    manifest.write_text("[]")
+    assert fetch_of(logged) == other.info.run_id
+
+
+def test_an_upstream_without_a_replacement_is_refused_by_its_id(store, fetched, logged):
+    finished(store, "fetch", {"manifest.json": "{}"}, key="b" * 64)
+    MlflowClient().delete_run(fetched.info.run_id)
+    with pytest.raises(SlmflowError, match=f"fetch_run={fetched.info.run_id}: that fetch run was deleted"):
+        fetch_of(logged)
+
+
+def test_a_damaged_artifact_of_a_local_store_marks_its_run(store, fetched):
+    (Path(fetched.info.artifact_uri) / "manifest.json").unlink()
+    with pytest.raises(SlmflowError, match=r"manifest\.json is gone; run again"):
+        runs.artifact(fetched, "manifest.json")
+    assert MlflowClient().get_run(fetched.info.run_id).data.tags[DAMAGED_TAG] == "manifest.json is gone"
+
+
+def driver(**tags):
+    run = MlflowClient().create_run("0", tags=tags)
+    return MlflowClient().get_run(run.info.run_id)
+
+
+def test_a_run_of_this_folder_is_started_again_from_this_folder(store):
+    parent = driver(**{"mlflow.source.name": f"file://{ROOT}", "mlflow.project.entryPoint": "register"})
+    assert start_command(parent, {"model": "tiny_phi3", "export": "", "overrides": "a=1 b=2"}) == (
+        f"mlflow run {ROOT} -e register --env-manager local -P model=tiny_phi3 -P 'overrides=a=1 b=2'"
+    )
+
+
+def test_a_run_of_a_git_uri_is_started_again_from_it_at_its_commit_and_in_its_experiment(store):
+    experiment = mlflow.create_experiment("elsewhere")
+    tags = {
+        "mlflow.source.name": "https://example.com/us/slmflow.git",
+        "mlflow.source.git.commit": "c" * 40,
+        "mlflow.project.entryPoint": "main",
+        "mlflow.project.env": "conda",
+    }
+    run = MlflowClient().create_run(experiment, tags=tags)
+    assert start_command(MlflowClient().get_run(run.info.run_id), {}) == (
+        f"mlflow run https://example.com/us/slmflow.git -v {'c' * 40} --env-manager conda "
+        f"--experiment-id {experiment}"
+    )
