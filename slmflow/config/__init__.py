@@ -17,6 +17,7 @@ from slmflow.config.driver import DriverConfig, Verify
 from slmflow.config.export import (
     ExportConfig,
     GenaiExport,
+    Method,
     OptimumExport,
     PackageConfig,
     PrebuiltExport,
@@ -45,6 +46,7 @@ __all__ = [
     "GenaiExport",
     "HubSource",
     "LocalSource",
+    "Method",
     "MlflowSource",
     "ModelConfig",
     "OptimumExport",

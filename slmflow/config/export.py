@@ -14,6 +14,7 @@ class Precision(Enum):
     """Weight precision of an exported graph."""
 
     fp32 = "fp32"
+    fp16 = "fp16"
     int8 = "int8"
     int4 = "int4"
     source = "source"
@@ -24,6 +25,20 @@ class Provider(Enum):
     """ONNX Runtime execution provider that a graph is built for."""
 
     cpu = "cpu"
+    cuda = "cuda"
+    dml = "dml"
+    """DirectML, on Windows."""
+
+
+class Method(Enum):
+    """How the weights of a block become codes; all take the weights alone, without calibration."""
+
+    default = "default"
+    """Scale by the largest value / -8: onnxruntime's own."""
+    rtn = "rtn"
+    """Round to nearest, scale by the range / 15: coarser."""
+    k_quant = "k_quant"
+    """Weighted least squares for scale and zero point, as llama.cpp's K-quants: slower to make."""
 
 
 @dataclass
@@ -40,22 +55,47 @@ class GenaiExport(ExportConfig):
     """ONNX Runtime GenAI's model builder."""
 
     exporter: str = "genai"
+    method: Method = Method.default
     block_size: int = 32
-    """Weights that share one scale (int4 only)."""
+    """Weights that share one scale."""
     accuracy_level: int = 4
-    """Arithmetic of quantised MatMuls on CPU: 4 computes with int8 activations, 1 with fp32."""
+    """Arithmetic of quantised MatMuls on CPU: 4 computes with int8 activations, 1 with fp32; 0 elsewhere."""
     is_symmetric: bool = True
+    """Blocks without a zero point of their own (k_quant's always have one)."""
+    head_bits: int | None = None
+    """8 keeps the head of an int4 graph, the most sensitive weight, at 8 bits."""
+    mixed_layers: bool = False
+    """8 bits for qkv, v and down of an int4 graph's first and last eighth of layers, each third between."""
     shared_embeddings: bool | None = None
-    """Tie the head to the embedding in the graph; null leaves it to the model's own tying."""
-    matmul_only: bool = False
-    """Quantise MatMul nodes only and leave the embedding's Gather in fp32."""
+    """Head and embedding are one weight in the graph; null: where the model ties them and blocks fit."""
 
     def __post_init__(self) -> None:
         if self.precision is Precision.source:
-            raise ValueError("export.precision='source': the model builder makes fp32, int8 or int4")
+            raise ValueError("export.precision='source': the model builder makes fp32, fp16, int8 or int4")
         if self.block_size not in (16, 32, 64, 128, 256):
             raise ValueError(f"export.block_size={self.block_size!r}: allowed are 16, 32, 64, 128, 256")
         in_range("export.accuracy_level", self.accuracy_level, 0, 4)
+        if self.head_bits not in (None, 8):
+            raise ValueError(f"export.head_bits={self.head_bits!r}: allowed are 8 and null")
+        if (self.head_bits or self.mixed_layers) and self.precision is not Precision.int4:
+            key = "head_bits" if self.head_bits else "mixed_layers"
+            raise ValueError(
+                f"export.{key}={getattr(self, key)!r}: keeps a part of an int4 graph at 8 bits; "
+                f"export.precision={self.precision.value!r} has no such part"
+            )
+        if (self.precision, self.provider) in UNSUPPORTED:
+            raise ValueError(
+                f"export.precision={self.precision.value!r} with export.provider={self.provider.value!r}: "
+                f"{UNSUPPORTED[self.precision, self.provider]}"
+            )
+
+
+UNSUPPORTED = {
+    (Precision.fp16, Provider.cpu): "the CPU kernels widen fp16 to fp32 and run at a tenth of its speed "
+    "(genai#1098): choose fp32, int8 or int4",
+    (Precision.int8, Provider.dml): "DirectML has no 8-bit MatMulNBits: choose fp16 or int4",
+    (Precision.fp32, Provider.dml): "the builder makes fp16 and int4 for DirectML",
+}
 
 
 @dataclass

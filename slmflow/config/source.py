@@ -16,6 +16,7 @@ class Architecture(Enum):
     llama = "llama"
     phi3 = "phi3"
     qwen3 = "qwen3"
+    gemma3 = "gemma3_text"
 
 
 @dataclass

@@ -1,40 +1,71 @@
-"""ONNX Runtime GenAI's model builder."""
+"""ONNX Runtime GenAI's model builder, its memory bounded."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import logging
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slmflow.config import GenaiExport, Precision
 from slmflow.errors import SlmflowError
+from slmflow.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+QUANTISED = (Precision.int4, Precision.int8)
 
-def builder_options(config: GenaiExport) -> dict[str, str]:
-    """The builder's extra options; booleans must be words, and the old `int4_*` names are deprecated."""
-    options = {}
-    if config.precision is Precision.int4:
-        options["block_size"] = str(config.block_size)
-        options["is_symmetric"] = str(config.is_symmetric).lower()
-    if config.precision in (Precision.int4, Precision.int8):
-        options["accuracy_level"] = str(config.accuracy_level)
-        if config.matmul_only:
-            options["op_types_to_quantize"] = "MatMul"
-    if config.shared_embeddings is not None:
-        options["shared_embeddings"] = str(config.shared_embeddings).lower()
+
+def builder_options(config: GenaiExport, model: dict[str, Any]) -> dict[str, str]:
+    """The builder's extra options for a model by its config.json; booleans are words there.
+
+    Raises SlmflowError for a set of options that the builder turns into a folder that does not load.
+    """
+    options = {"shared_embeddings": str(shares_embeddings(config, model)).lower()}
+    if config.precision in QUANTISED:
+        options |= {
+            "algo_config": config.method.value,
+            "block_size": str(config.block_size),
+            "is_symmetric": str(config.is_symmetric).lower(),
+            "accuracy_level": str(config.accuracy_level),
+        }
+    chosen = {"last_matmul": config.head_bits is not None, "mixed_layers": config.mixed_layers}
+    if any(chosen.values()):
+        options["matmul_mixed_precision"] = ",".join(f"{name}:int8" for name, on in chosen.items() if on)
     return options
+
+
+def shares_embeddings(config: GenaiExport, model: dict[str, Any]) -> bool:
+    """Whether head and embedding are one weight in the graph.
+
+    A shared quantised weight is gathered by rows, so its blocks must not run past the end of one.
+    """
+    tied = bool(model.get("tie_word_embeddings", False))
+    hidden = model["hidden_size"]
+    fits = config.precision not in QUANTISED or hidden % config.block_size == 0
+    if config.shared_embeddings is None:
+        return tied and fits
+    if config.shared_embeddings and not tied:
+        raise SlmflowError(
+            "export.shared_embeddings=true: this model's head and embedding are different weights; "
+            "give false or null"
+        )
+    if config.shared_embeddings and not fits:
+        raise SlmflowError(
+            f"export.shared_embeddings=true with export.block_size={config.block_size}: blocks of the shared "
+            f"weight must divide the hidden size, {hidden}; give another block size, false or null"
+        )
+    return config.shared_embeddings
 
 
 def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> dict[str, str]:
     """Build the folder. Raises SlmflowError for an architecture that the builder does not know."""
+    options = builder_options(config, read_json(source / "config.json"))
     from onnxruntime_genai.models import builder
 
-    options = builder_options(config)
+    from slmflow.export.bounded import bounded_memory
+
     arguments = (
         "",
         str(source),
@@ -43,10 +74,9 @@ def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> di
         config.provider.value,
         str(scratch / "cache"),
     )
-    # The builder prints a line a node; what matters of it is in the exception.
-    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        # The builder prints a line a node; what matters of it is in the exception.
+        with contextlib.redirect_stdout(io.StringIO()), bounded_memory():
             # create_model consumes what parse_extra_options prepared: both are needed, each time.
             prepared = builder.parse_extra_options(*arguments, [f"{k}={v}" for k, v in options.items()])
             builder.create_model(*arguments, **prepared)

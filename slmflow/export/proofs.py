@@ -42,7 +42,13 @@ CHATS: tuple[list[dict[str, Any]], ...] = (
     ],
 )
 
-WRONG_KL = {Precision.fp32: 1e-4, Precision.int8: 0.3, Precision.int4: 3.0, Precision.source: 3.0}
+WRONG_KL = {
+    Precision.fp32: 1e-4,
+    Precision.fp16: 0.01,
+    Precision.int8: 0.3,
+    Precision.int4: 3.0,
+    Precision.source: 3.0,
+}
 """Mean KL divergence (nats) above which a graph is wrong, not lossy: int4 of a 135 M model has 0.7,
 a graph with one layer's weights mixed up more than 5."""
 

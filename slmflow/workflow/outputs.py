@@ -29,29 +29,39 @@ Index = dict[str, Any]
 time and inode are null where the store is remote."""
 
 
-def publish(staged: Path, artifact_uri: str) -> None:
-    """Bring finished outputs into a run's artifacts: renamed where the store is local, else uploaded once."""
+def publish(staged: Path, artifact_uri: str) -> dict[str, dict[str, Any]]:
+    """Bring finished outputs into a run's artifacts: renamed where the store is local, else uploaded once.
+
+    Returns the digest and size of each, for the index.
+    """
+    found = {
+        path.relative_to(staged).as_posix(): {"sha256": sha256_of(path), "size": path.stat().st_size}
+        for path in files_under(staged)
+    }
     target = folder_of(artifact_uri)
     if target is None:
         import mlflow
 
         mlflow.log_artifacts(str(staged))
-        return
+        return found
     for path in files_under(staged):
         place = target / path.relative_to(staged)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, place)
+    return found
 
 
-def build_index(digests: dict[str, str], artifact_uri: str, model: dict[str, str] | None) -> Index:
-    """The index of a run's artifacts, given their digests, and of its LoggedModel.
+def build_index(
+    published: dict[str, dict[str, Any]], artifact_uri: str, model: dict[str, str] | None
+) -> Index:
+    """The index of a run's artifacts, given what `publish` returned, and of its LoggedModel.
 
     Files of a local store become read-only: a hard link elsewhere shares them.
     """
     files = {}
     folder = folder_of(artifact_uri)
-    for path, sha in digests.items():
-        files[path] = _entry(None if folder is None else folder / path, sha)
+    for path, entry in published.items():
+        files[path] = entry if folder is None else _entry(folder / path, entry["sha256"])
     if model is not None:
         location = folder_of(model["location"])
         if location is None:
@@ -63,9 +73,7 @@ def build_index(digests: dict[str, str], artifact_uri: str, model: dict[str, str
     return {"files": files, "model": model}
 
 
-def _entry(path: Path | None, sha: str) -> dict[str, Any]:
-    if path is None:
-        return {"sha256": sha}
+def _entry(path: Path, sha: str) -> dict[str, Any]:
     os.chmod(path, 0o444)
     return {"sha256": sha, **_stamp(path)}
 

@@ -19,7 +19,7 @@ import mlflow
 from mlflow import MlflowClient
 
 from slmflow.errors import SlmflowError
-from slmflow.files import digests_under, read_json, write_json
+from slmflow.files import read_json, write_json
 from slmflow.workflow import runs
 from slmflow.workflow.card import step_card
 from slmflow.workflow.fingerprint import (
@@ -129,14 +129,13 @@ def _claim(step: str, run: Run, parts: Ingredients, upstream: dict[str, Run]) ->
 
 def _index(run: Run, context: Context) -> None:
     """Publish the outputs, and last of all the index and its tag, which say that they are whole."""
-    digests = digests_under(context.outputs)
     uri = run.info.artifact_uri
-    publish(context.outputs, uri)
+    published = publish(context.outputs, uri)
     model = None
     if context.model_id is not None:
         location = MlflowClient().get_logged_model(context.model_id).artifact_location
         model = {"id": context.model_id, "location": location}
-    index = build_index(digests, uri, model)
+    index = build_index(published, uri, model)
     place = context.scratch / INDEX
     mlflow.log_artifact(str(write_json(place, index)))
     mlflow.set_tag(INDEX_TAG, index_digest(index))

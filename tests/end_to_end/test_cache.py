@@ -71,7 +71,7 @@ def test_the_plan_command_says_the_same_and_launches_nothing(store):
     done = run_project(["-e", "plan", *WORDS[:2], "-P", "overrides=evaluate=quick export=int8_cpu"], store)
     assert done.returncode == 0, done.stderr
     assert "✓ fetch                  cached" in done.stdout
-    assert "● export_onnx            to run   export.matmul_only False → True" in done.stdout
+    assert "● export_onnx            to run   export.precision fp32 → int8" in done.stdout
     assert "3 cached, 4 run" in done.stdout
     assert len(MlflowClient().search_runs(["0"])) == before + 1, "the command's own run"
 

@@ -12,9 +12,9 @@ from slmflow.errors import SlmflowError
 from slmflow.export import export_folder
 from slmflow.export.genai import builder_options
 from slmflow.export.proofs import prove
-from slmflow.files import digests_under
+from slmflow.files import digests_under, read_json
 
-ARCHITECTURES = ["llama", "phi3", "qwen3"]
+ARCHITECTURES = ["llama", "phi3", "qwen3", "gemma3"]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -53,10 +53,16 @@ def test_the_variants_weights_have_the_precision_that_they_name(make_onnx):
         assert found == {bits}
 
 
-def test_the_builder_is_given_todays_option_names():
-    options = builder_options(compose(export="int4_cpu").config.export)
-    assert options == {"block_size": "32", "is_symmetric": "true", "accuracy_level": "4"}
-    assert builder_options(compose(export="int8_cpu").config.export)["shared_embeddings"] == "false"
+def test_the_builder_is_given_todays_option_names(tiny):
+    options = builder_options(compose(export="int4_mixed_cpu").config.export, read_json(tiny / "config.json"))
+    assert options == {
+        "shared_embeddings": "false",
+        "algo_config": "k_quant",
+        "block_size": "32",
+        "is_symmetric": "true",
+        "accuracy_level": "4",
+        "matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8",
+    }
 
 
 def test_a_prebuilt_folder_is_taken_as_it_is_and_anything_else_refused(tiny, tiny_onnx, tmp_path):

@@ -3,7 +3,7 @@
 import mlflow
 from mlflow import MlflowClient
 
-from slmflow.files import digests_under, write_json
+from slmflow.files import write_json
 from slmflow.workflow.outputs import INDEX, INDEX_TAG, build_index, index_digest, publish
 from slmflow.workflow.plan import FINGERPRINT, KIND_TAG, NODE_TAG, STEP_TAG, key_tags, upstream_tag
 
@@ -19,9 +19,8 @@ def finished(folder, step, files, *, key=None, upstream=None, keys=None, nested=
         (staged / name).write_text(text)
     with mlflow.start_run(run_name=step, nested=nested) as active:
         write_json(staged / FINGERPRINT, {"upstream": keys or {}})
-        digests = digests_under(staged)
-        publish(staged, active.info.artifact_uri)
-        index = build_index(digests, active.info.artifact_uri, None)
+        published = publish(staged, active.info.artifact_uri)
+        index = build_index(published, active.info.artifact_uri, None)
         mlflow.log_artifact(str(write_json(folder / INDEX, index)))
         tags = {KIND_TAG: "step", STEP_TAG: step, NODE_TAG: step, INDEX_TAG: index_digest(index)}
         tags |= key_tags(key) if key else {}

@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from slmflow.errors import SlmflowError
-from slmflow.files import digests_under, read_json, write_json
+from slmflow.files import read_json, write_json
 from slmflow.workflow import runs
 from slmflow.workflow.lookup import found_of, open_store
 from slmflow.workflow.outputs import DAMAGED_TAG, INDEX, INDEX_TAG, build_index, check, index_digest, publish
@@ -22,9 +22,8 @@ def run(store, tmp_path):
     (staged / "onnx" / "weights.data").write_bytes(bytes(1000))
     (staged / "export.json").write_text("{}")
     with mlflow.start_run() as active:
-        digests = digests_under(staged)
-        publish(staged, active.info.artifact_uri)
-        index = build_index(digests, active.info.artifact_uri, None)
+        published = publish(staged, active.info.artifact_uri)
+        index = build_index(published, active.info.artifact_uri, None)
         mlflow.log_artifact(str(write_json(tmp_path / INDEX, index)))
         mlflow.set_tags({INDEX_TAG: index_digest(index), KEY_TAG: "k", STEP_TAG: "export_onnx"})
     return MlflowClient().get_run(active.info.run_id)

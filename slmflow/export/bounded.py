@@ -1,0 +1,123 @@
+"""The model builder with bounded memory: its graph, and weights that pass through one at a time.
+
+The stock builder holds the model in fp32, each cast of it, the quantised copy and the protobuf at once:
+more than 24 GB for a model of 3.8 B parameters (onnxruntime-genai#319, #2047). Here the builder's own code
+makes the graph on weights without values (`deferred`), the MatMuls are exchanged in the graph alone
+(`splice`), and each weight is read, quantised and dropped while the file is written. The bytes are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import from_torch_dtype
+from tqdm import tqdm
+
+from slmflow.errors import SlmflowError
+from slmflow.export.nbits import Recipe
+from slmflow.export.splice import quantised
+from slmflow.export.streamed import streamed_values
+from slmflow.sources.deferred import deferred_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+QUANTISED = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8)
+HEAD = "/lm_head/MatMul"
+
+
+@contextlib.contextmanager
+def bounded_memory() -> Iterator[None]:
+    """Within it, `builder.create_model` reads, quantises and writes one weight at a time."""
+    from onnxruntime_genai.models.builder import Model
+
+    load_whole, is_head, make_small = Model.load_weights, Model.has_lm_head, Model.make_initializer
+
+    def load_weights(self: Any, input_path: str) -> Any:
+        if self.quant_type is None and Path(input_path).is_dir():
+            try:
+                return deferred_model(Path(input_path))
+            except SlmflowError as error:
+                print(f"the weights are loaded whole: {error}")
+        return load_whole(self, input_path)
+
+    def has_lm_head(self: Any, module: Any) -> bool:
+        # The stock test takes any Linear with as many outputs as there are words for the head.
+        if (head := getattr(self.weights, "get_output_embeddings", None)) and head() is not None:
+            return module is head()
+        return bool(is_head(self, module))
+
+    def make_initializer(self: Any, tensor: Any, /, name: str, to: ir.DataType | None = None) -> None:
+        if not isinstance(tensor, torch.Tensor):
+            make_small(self, tensor, name, to)
+            return
+        streamed = streamed_values(name, tensor, to or from_torch_dtype(tensor.dtype))
+        value = self.make_value(name, streamed.dtype, streamed.shape)
+        value.const_value = streamed
+        self.model.graph.register_initializer(value)
+        self.__dict__.setdefault("slmflow_tensors", {})[name] = tensor
+
+    def tied_names(self: Any) -> tuple[int, str, str, str]:
+        recipe = recipe_of(self, HEAD)
+        names = {part: f"lm_head.MatMul.weight{suffix}" for part, suffix in recipe.names.items()}
+        return recipe.bits, names["codes"], names["scales"], names.get("zero_points", "")
+
+    patches = {
+        "load_weights": load_weights,
+        "has_lm_head": has_lm_head,
+        "make_initializer": make_initializer,
+        "make_tied_quantized_embedding_input_names": tied_names,
+        "save_model": save_model,
+    }
+    with contextlib.ExitStack() as stack:
+        for name, function in patches.items():
+            stack.enter_context(patch.object(Model, name, function))
+        yield
+
+
+def recipe_of(model: Any, node: str) -> Recipe:
+    """How the builder's settings want the weight of a MatMul node quantised."""
+    own = model.int4_customized_weight_config.get(node, {})
+    return Recipe(
+        method=model.quantization_algo,
+        bits=own.get("bits", model.quant_attrs["bits"]),
+        block_size=int(model.quant_attrs["qdq_block_size"]),
+        is_symmetric=model.quant_attrs["is_symmetric"],
+    )
+
+
+def save_model(self: Any, out_dir: str) -> None:
+    """The builder's `save_model`, writing as it quantises."""
+    model = self.model
+    if self.onnx_dtype in QUANTISED and not (self.quant_type is not None and self.quant_attrs["use_qdq"]):
+        excluded = set(self.quant_attrs["nodes_to_exclude"])
+        floats = {
+            node.inputs[1].name: self.slmflow_tensors[node.inputs[1].name]
+            for node in model.graph
+            if node.op_type == "MatMul"
+            and node.name not in excluded
+            and node.inputs[1].name in self.slmflow_tensors
+        }
+        model = quantised(
+            model, floats, lambda node: recipe_of(self, node), self.quant_attrs["accuracy_level"] or 0
+        )
+    model.graph.sort()
+    total = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    with tqdm(total=total, desc="  writing", unit="B", unit_scale=True) as bar:
+        path = Path(out_dir) / self.filename
+        before = 0
+
+        def written(_: Any, info: Any) -> None:
+            nonlocal before
+            bar.update(info.offset - before)
+            before = info.offset
+
+        ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=0, callback=written)
+        bar.update(total - before)
+    with contextlib.suppress(OSError):
+        Path(self.cache_dir).rmdir()

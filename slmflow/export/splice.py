@@ -1,0 +1,130 @@
+"""The builder's float graph with its MatMuls made MatMulNBits: the nodes now, the weights when written.
+
+Works on a protobuf without values (an initializer says its name, type and shape), because onnxruntime's own
+graph passes take one, and the order in which they leave nodes and initializers is part of the result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+from onnxruntime.quantization.neural_compressor.onnx_model import ONNXModel as CompressorModel
+from onnxruntime.quantization.onnx_model import ONNXModel
+
+from slmflow.export.nbits import QuantisedWeight, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import torch
+
+    from slmflow.export.streamed import StreamedTensor
+
+
+def quantised(
+    model: ir.Model,
+    floats: dict[str, torch.Tensor],
+    recipe_of: Callable[[str], Recipe],
+    accuracy_level: int,
+) -> ir.Model:
+    """A copy of the model whose MatMuls of the weights in `floats` are MatMulNBits by their node's recipe."""
+    skeleton, weights = _skeleton(model)
+    graph = skeleton.graph
+    matmuls = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in floats]
+    recipes = {node.name: recipe_of(node.name) for node in matmuls}
+    # The default method makes a pass for each width, the body's first, each in the graph's order.
+    body = min(recipe.bits for recipe in recipes.values())
+    in_place = all(recipe.method == "default" for recipe in recipes.values())
+    if in_place:
+        matmuls.sort(key=lambda node: recipes[node.name].bits != body)
+    spliced: dict[str, onnx.NodeProto] = {}
+    for node in matmuls:
+        float_name = node.input[1]
+        dtype = weights[float_name].dtype
+        weight = QuantisedWeight(floats[float_name], recipes[node.name], dtype)
+        tensors = weight.tensors(float_name)
+        graph.initializer.extend(_stubs(tensors.values()))
+        weights |= {str(tensor.name): tensor for tensor in tensors.values()}
+        spliced[node.name] = _node(node, weight, tensors, accuracy_level)
+    if in_place:
+        _replace_in_place(skeleton, spliced)
+    else:
+        _replace_at_the_end(skeleton, matmuls, spliced)
+    result = ir.from_proto(skeleton)
+    for name, value in result.graph.initializers.items():
+        value.const_value = weights[name]
+    return result
+
+
+def _skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """The model as a protobuf without its initializers' values, and these by name."""
+    initializers = model.graph.initializers.values()
+    weights = {str(value.name): value.const_value for value in initializers if value.const_value is not None}
+    try:
+        for value in initializers:
+            tensor = weights[str(value.name)]
+            value.const_value = ir.ExternalTensor(
+                "elsewhere",
+                0,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=str(value.name),
+            )
+        return ir.to_proto(model), weights
+    finally:
+        for value in initializers:
+            value.const_value = weights[str(value.name)]
+
+
+def _stubs(tensors: Iterable[StreamedTensor]) -> list[onnx.TensorProto]:
+    return [
+        onnx.TensorProto(name=tensor.name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
+        for tensor in tensors
+    ]
+
+
+def _node(
+    node: onnx.NodeProto, weight: QuantisedWeight, tensors: dict[str, StreamedTensor], accuracy_level: int
+) -> onnx.NodeProto:
+    """The MatMulNBits that stands for a MatMul; as onnxruntime has it, an accuracy level of 0 is not said."""
+    recipe = weight.recipe
+    parts = [part for part in ("codes", "scales", "zero_points") if part in tensors]
+    attributes = {
+        "K": weight.rows,
+        "N": weight.columns,
+        "bits": recipe.bits,
+        "block_size": recipe.block_size,
+        "accuracy_level": accuracy_level or None,
+    }
+    return onnx.helper.make_node(
+        "MatMulNBits",
+        inputs=[node.input[0], *(tensors[part].name for part in parts)],
+        outputs=node.output,
+        name=f"{node.name}_Q{recipe.bits}",
+        domain="com.microsoft",
+        **attributes,
+    )
+
+
+def _replace_in_place(skeleton: onnx.ModelProto, spliced: dict[str, onnx.NodeProto]) -> None:
+    """As `MatMulNBitsQuantizer.process` leaves it for the default method."""
+    nodes = [spliced.get(node.name, node) for node in skeleton.graph.node]
+    skeleton.graph.ClearField("node")
+    skeleton.graph.node.extend(nodes)
+    ONNXModel(skeleton).clean_initializers()
+
+
+def _replace_at_the_end(
+    skeleton: onnx.ModelProto, matmuls: list[onnx.NodeProto], spliced: dict[str, onnx.NodeProto]
+) -> None:
+    """As `rtn_quantize` leaves it: new nodes behind the others, then its own topological order."""
+    wrapped = CompressorModel(skeleton)
+    for node in matmuls:
+        if wrapped.get_initializer_share_num(node.input[1]) == 1:
+            wrapped.remove_initializer(wrapped.get_initializer(node.input[1]))
+    wrapped.add_nodes([spliced[node.name] for node in matmuls])
+    wrapped.remove_nodes(matmuls)
+    wrapped.topological_sort()
