@@ -27,7 +27,7 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
     from slmflow.export.proofs import prove
     from slmflow.files import digests_under
     from slmflow.packaging import pinned
-    from slmflow.packaging.onnx_model import MODELS, REQUIREMENTS, signature
+    from slmflow.packaging.onnx_model import MODELS, requirements, signature
     from slmflow.packaging.pipeline_model import REQUIREMENTS as PIPELINE
     from slmflow.packaging.pipeline_model import dtype_of
     from slmflow.quality import reference
@@ -78,7 +78,7 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
             code_paths=[str(MODELS / "slm_runtime")],
             artifacts={"onnx": str(onnx)},
             signature=signature(),
-            pip_requirements=pinned(*REQUIREMENTS),
+            pip_requirements=requirements("cpu"),
             model_config={
                 "served_name": config.model.name,
                 "threads": 0,

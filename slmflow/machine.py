@@ -24,6 +24,20 @@ def machine() -> dict[str, str]:
     }
 
 
+def available_memory() -> int:
+    """Bytes that this process can still get without swapping, within its cgroup's limit where there is one."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    limit = group / "memory.max"
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
+        free = min(free, int(text) - used)
+    return free
+
+
 def _cpu_model() -> str:
     if sys.platform == "darwin":
         asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def work(context: Context) -> None:
     """Export and prove."""
     from slmflow.export import export_folder
+    from slmflow.export.preflight import refuse_what_cannot_end
     from slmflow.export.proofs import prove
     from slmflow.workflow import runs
 
@@ -32,6 +33,8 @@ def work(context: Context) -> None:
     prebuilt = config.exporter == "prebuilt"
     huggingface = None if prebuilt and not context.composition.base else runs.huggingface(fetch)
     weights = runs.artifact(fetch, "source") if huggingface is None or prebuilt else huggingface
+    if not prebuilt:
+        refuse_what_cannot_end(config, weights, context.scratch)
     folder = context.scratch / "onnx"
     options = export_folder(config, weights, folder, context.scratch)
     proofs = prove(folder, huggingface, config.precision)

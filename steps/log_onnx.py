@@ -25,13 +25,12 @@ if TYPE_CHECKING:
 
 def work(context: Context) -> None:
     """Log by path: nothing is loaded."""
-    from slmflow.packaging import pinned
     from slmflow.packaging.onnx_model import (
         EXAMPLES,
         MODELS,
-        REQUIREMENTS,
         SHIPPED,
         log_onnx_model,
+        requirements,
         signature,
     )
     from slmflow.packaging.record import metadata_of, write_record
@@ -47,7 +46,7 @@ def work(context: Context) -> None:
         {
             "files": export["files"],
             "code": code,
-            "requirements": pinned(*REQUIREMENTS),
+            "requirements": requirements(export["provider"]),
             "signature": signature().to_dict(),
             "package": asdict(package),
             "model": model.name,
@@ -57,7 +56,9 @@ def work(context: Context) -> None:
     metadata["reference_digest"] = runs.reference_manifest(fetch)["digest"]
     metadata |= {"task": "llm/v1/chat", "exporter": export["exporter"], "export_options": export["options"]}
     folder = runs.artifact(export_run, "onnx")
-    context.model_id = log_onnx_model(folder, model.name, package, context.scratch, metadata)
+    context.model_id = log_onnx_model(
+        folder, model.name, package, context.scratch, metadata, export["provider"]
+    )
     for name, example in EXAMPLES.items():
         write_json(context.outputs / "examples" / f"{name}.json", example)
     write_record(context.outputs, "onnx", context.model_id, metadata)

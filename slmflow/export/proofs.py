@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from slmflow.config import Precision
 from slmflow.errors import SlmflowError, first_line
+from slmflow.export.graph import valid_graph
+from slmflow.files import read_json
 from slmflow.models.slm_runtime.engine import GenerateEngine, Sampling
 from slmflow.models.slm_runtime.tokenizer import TextTokenizer
 from slmflow.quality.fidelity import kl_divergence, log_softmax
@@ -17,6 +19,9 @@ from slmflow.text import shipped_text
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 CORPUS = (
     "Hello, world! It's a dog's life: they're, we'll, I'd.",
@@ -58,8 +63,10 @@ PREFILL_TOKENS, DECODE_TOKENS = 96, 24
 def prove(folder: Path, huggingface: Path | None, precision: Precision) -> dict[str, Any]:
     """Load, generate, and compare with the Hugging Face folder it was made from, where there is one.
 
-    Returns what was proven, with figures. Raises SlmflowError naming the first thing that is wrong.
+    The exported model is gone from memory when the reference comes. Returns what was proven, with figures.
+    Raises SlmflowError naming the first thing that is wrong.
     """
+    graph = valid_graph(folder / _graph_name(folder))
     try:
         engine = GenerateEngine(folder)
         tokenizer = TextTokenizer(folder)
@@ -70,6 +77,7 @@ def prove(folder: Path, huggingface: Path | None, precision: Precision) -> dict[
     if any(not 0 <= token < engine.vocabulary for token in tokens):
         raise SlmflowError(f"the exported model generates ids outside its vocabulary: {tokens}")
     proofs: dict[str, Any] = {
+        "graph": graph,
         "generates": True,
         "engines": ["generate"],
         "reference": huggingface is not None,
@@ -80,8 +88,20 @@ def prove(folder: Path, huggingface: Path | None, precision: Precision) -> dict[
         theirs = AutoTokenizer.from_pretrained(huggingface)
         proofs["tokenizer"] = _same_ids(tokenizer, theirs)
         proofs["template"] = _same_template(tokenizer, theirs)
-        proofs["logits"] = _right_logits(engine, huggingface, prompt, precision)
+        paths = {
+            "prefill": log_softmax(engine.logits(prompt)),
+            "decode": log_softmax(engine.logits(prompt[:DECODE_TOKENS], chunk=1)),
+        }
+        del engine
+        proofs["logits"] = _right_logits(paths, huggingface, prompt, precision)
     return proofs
+
+
+def _graph_name(folder: Path) -> str:
+    try:
+        return str(read_json(folder / "genai_config.json")["model"]["decoder"]["filename"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SlmflowError(f"genai_config.json does not name the decoder's graph: {error!r}") from None
 
 
 def _same_ids(tokenizer: TextTokenizer, reference: Any) -> dict[str, int]:
@@ -117,14 +137,10 @@ def _same_template(tokenizer: TextTokenizer, reference: Any) -> dict[str, int]:
 
 
 def _right_logits(
-    engine: GenerateEngine, huggingface: Path, ids: list[int], precision: Precision
+    paths: dict[str, NDArray[np.float32]], huggingface: Path, ids: list[int], precision: Precision
 ) -> dict[str, float]:
     """Mean KL divergence to the fp32 reference on both paths: many tokens at once, and one by one."""
     reference = log_softmax(next(reference_logits(huggingface, [ids])))
-    paths = {
-        "prefill": log_softmax(engine.logits(ids)),
-        "decode": log_softmax(engine.logits(ids[:DECODE_TOKENS], chunk=1)),
-    }
     figures = {}
     for name, candidate in paths.items():
         figures[f"{name}_kl"] = kl = float(kl_divergence(reference[: len(candidate)], candidate).mean())

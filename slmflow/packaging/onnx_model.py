@@ -23,12 +23,21 @@ if TYPE_CHECKING:
 MODELS = Path(__file__).resolve().parent.parent / "models"
 SHIPPED = r"(chat_model|slm_runtime/\w+)\.py"
 """The files below MODELS that travel with the model."""
-REQUIREMENTS = ("mlflow", "onnxruntime-genai", "onnxruntime", "numpy", "tokenizers", "jinja2")
-"""All that a served model needs; torch and transformers are not among it."""
+RUNTIMES = {
+    "cpu": ("onnxruntime-genai", "onnxruntime"),
+    "cuda": ("onnxruntime-genai-cuda", "onnxruntime-gpu"),
+    "dml": ("onnxruntime-genai-directml", "onnxruntime-directml"),
+}
+"""The distributions of the runtime, by execution provider."""
 EXAMPLES: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": "The capital of Spain is"},
     "chat": {"messages": [{"role": "user", "content": "What is the capital of Spain?"}], "max_tokens": 32},
 }
+
+
+def requirements(provider: str) -> list[str]:
+    """All that a served model needs, as installed here; torch and transformers are not among it."""
+    return pinned("mlflow", *RUNTIMES[provider], "numpy", "tokenizers", "jinja2")
 
 
 def signature() -> ModelSignature:
@@ -48,7 +57,12 @@ def signature() -> ModelSignature:
 
 
 def log_onnx_model(
-    folder: Path, name: str, package: PackageConfig, scratch: Path, metadata: dict[str, Any]
+    folder: Path,
+    name: str,
+    package: PackageConfig,
+    scratch: Path,
+    metadata: dict[str, Any],
+    provider: str = "cpu",
 ) -> str:
     """Log the folder with the runtime that serves it; returns the LoggedModel's id.
 
@@ -70,7 +84,7 @@ def log_onnx_model(
             code_paths=["slm_runtime"],
             artifacts={"onnx": "onnx"},
             signature=signature(),
-            pip_requirements=pinned(*REQUIREMENTS),
+            pip_requirements=requirements(provider),
             model_config={
                 "served_name": name,  # "model" would collide with the run's parameter of that name
                 "threads": package.threads,

@@ -84,6 +84,7 @@ def test_a_prebuilt_folder_that_names_a_library_is_refused(broken, tmp_path):
 
 def test_a_prebuilt_folder_without_its_base_is_proven_to_generate_and_nothing_more(tiny_onnx):
     proofs = prove(tiny_onnx, None, Precision.source)
+    assert proofs.pop("graph")["operators"]["com.microsoft.GroupQueryAttention"] == 2
     assert proofs == {"generates": True, "engines": ["generate"], "reference": False}
 
 
@@ -109,6 +110,38 @@ def remove_graph(folder):
     (folder / "model.onnx").unlink()
 
 
+def cut_graph(folder):
+    data = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(data[: len(data) // 2])
+
+
+def edit_graph(folder, change):
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    change(model.graph)
+    onnx.save(model, folder / "model.onnx")
+
+
+def lose_a_node(folder):
+    edit_graph(folder, lambda graph: graph.node.remove(next(n for n in graph.node if n.op_type == "MatMul")))
+
+
+def break_an_attribute(folder):
+    def change(graph):
+        node = onnx.helper.make_node("Transpose", ["logits"], ["t"], name="/model/Transpose", perm=0.5)
+        graph.node.append(node)
+
+    edit_graph(folder, change)
+
+
+def misfit_a_weight(folder):
+    def change(graph):
+        weight = next(n for n in graph.node if n.op_type == "MatMul" and "down_proj" in n.name).input[1]
+        tensor = next(t for t in graph.initializer if t.name == weight)
+        tensor.dims[0] //= 2
+
+    edit_graph(folder, change)
+
+
 def swap_two_tokens(folder):
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
@@ -126,7 +159,11 @@ def change_template(folder):
     [
         (damage_weights, "logits of the exported fp32 graph are wrong on the prefill path"),
         (cut_weights, "does not load or generate"),
-        (remove_graph, "does not load or generate"),
+        (remove_graph, r"model\.onnx does not load"),
+        (cut_graph, r"model\.onnx does not load"),
+        (lose_a_node, r"takes .*, which nothing makes"),
+        (break_an_attribute, r"node /model/.*Transpose"),
+        (misfit_a_weight, "shapes do not fit"),
         (swap_two_tokens, "tokenizer ids differ from the source's"),
         (change_template, "the chat template renders"),
     ],

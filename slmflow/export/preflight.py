@@ -1,0 +1,101 @@
+"""Whether this machine can do an export, asked before the work: memory, disk and execution provider.
+
+The figures are of exports that were measured (docs/export.md), rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slmflow.config import ExportConfig, GenaiExport, Precision, Provider
+from slmflow.errors import SlmflowError
+from slmflow.machine import available_memory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BASE = 700_000_000
+"""Bytes of Python, torch, transformers and onnxruntime."""
+BITS = {Precision.fp32: 32, Precision.fp16: 16, Precision.int8: 8, Precision.int4: 4}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the size of an export depends on."""
+
+    total: int
+    """Weights of the model."""
+    largest: int
+    """Weights of its largest tensor."""
+    embedding: int
+    """Weights of the embedding, which a quantised graph keeps in its float type unless the head shares it."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that an export needs at its highest."""
+
+    memory: int
+    disk: int
+
+
+def weights_in(folder: Path) -> Weights:
+    """From the headers of a Hugging Face folder's safetensors; nothing else is read."""
+    from safetensors import safe_open
+
+    sizes: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            sizes |= {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    embedding = max((size for name, size in sizes.items() if "embed_tokens" in name), default=0)
+    return Weights(sum(sizes.values()), max(sizes.values()), embedding)
+
+
+def room_needed(config: ExportConfig, weights: Weights) -> Room:
+    """Memory of the export or of its proof, whichever is more, and disk for the folder.
+
+    The builder's weights pass one at a time; optimum traces the whole model in fp32 and holds it three
+    times. The proof loads the folder as serving does, then one module of the source after another.
+    """
+    if not isinstance(config, GenaiExport):
+        whole = 4 * weights.total
+        return Room(BASE + 3 * whole, 2 * whole)
+    bits = BITS[config.precision]
+    folder = weights.total * bits / 8
+    if config.precision in (Precision.int4, Precision.int8):
+        folder += weights.total * 4 / config.block_size + weights.embedding * 4
+    exporting, serving, reference = 8 * weights.largest, 1.2 * folder, 8 * weights.largest
+    return Room(BASE + int(max(exporting, serving, reference)), int(folder))
+
+
+def refuse_what_cannot_end(config: ExportConfig, huggingface: Path, scratch: Path) -> None:
+    """Raise SlmflowError, with the figures, where memory, disk or the provider do not suffice."""
+    _refuse_provider(config.provider)
+    needed = room_needed(config, weights_in(huggingface))
+    for name, need, have, remedy in (
+        ("memory", needed.memory, available_memory(), "end other programs, or export on a larger machine"),
+        ("disk", needed.disk, shutil.disk_usage(scratch).free, f"make room below {scratch}"),
+    ):
+        if need > have:
+            raise SlmflowError(
+                f"the export needs {need / 1e9:.1f} GB of {name}, and {have / 1e9:.1f} GB are free: {remedy}, "
+                "or choose an export= with smaller weights"
+            )
+
+
+def _refuse_provider(provider: Provider) -> None:
+    import onnxruntime_genai
+
+    here: dict[Provider, Any] = {
+        Provider.cuda: onnxruntime_genai.is_cuda_available,
+        Provider.dml: onnxruntime_genai.is_dml_available,
+    }
+    if provider in here and not here[provider]():
+        raise SlmflowError(
+            f"export.provider={provider.value}: the installed onnxruntime-genai has no such provider, so the "
+            "graph could not be proven; export on a machine that has it, with "
+            f"onnxruntime-genai-{'directml' if provider is Provider.dml else 'cuda'} installed in its place"
+        )
