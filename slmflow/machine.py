@@ -25,7 +25,7 @@ def machine() -> dict[str, str]:
 
 
 def available_memory() -> int:
-    """Bytes that this process can still get without swapping, within its cgroup's limit where there is one."""
+    """Bytes that this process can still get without swapping, within its cgroup's limit if there is one."""
     import psutil
 
     free = int(psutil.virtual_memory().available)

@@ -81,8 +81,8 @@ def refuse_what_cannot_end(config: ExportConfig, huggingface: Path, scratch: Pat
     ):
         if need > have:
             raise SlmflowError(
-                f"the export needs {need / 1e9:.1f} GB of {name}, and {have / 1e9:.1f} GB are free: {remedy}, "
-                "or choose an export= with smaller weights"
+                f"the export needs {need / 1e9:.1f} GB of {name}, and {have / 1e9:.1f} GB are free: "
+                f"{remedy}, or choose an export= with smaller weights"
             )
 
 

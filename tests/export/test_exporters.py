@@ -133,11 +133,10 @@ def break_an_attribute(folder):
     edit_graph(folder, change)
 
 
-def misfit_a_weight(folder):
+def misfit_a_type(folder):
     def change(graph):
-        weight = next(n for n in graph.node if n.op_type == "MatMul" and "down_proj" in n.name).input[1]
-        tensor = next(t for t in graph.initializer if t.name == weight)
-        tensor.dims[0] //= 2
+        ids = next(value for value in graph.input if value.name == "input_ids")
+        ids.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
 
     edit_graph(folder, change)
 
@@ -163,7 +162,7 @@ def change_template(folder):
         (cut_graph, r"model\.onnx does not load"),
         (lose_a_node, r"takes .*, which nothing makes"),
         (break_an_attribute, r"node /model/.*Transpose"),
-        (misfit_a_weight, "shapes do not fit"),
+        (misfit_a_type, "shapes do not fit"),
         (swap_two_tokens, "tokenizer ids differ from the source's"),
         (change_template, "the chat template renders"),
     ],
