@@ -180,6 +180,8 @@ def _consistent(config: Config) -> None:
             raise SlmflowError(f"{key}={kind}: this {group} is of kind {made_for}; choose another {group}=")
     if not config.gate.thresholds and config.gate.mode is not GateMode.off:
         raise SlmflowError("gate.thresholds=[] judges nothing: give a row, or gate.mode=off")
+    if config.model.adapter.given and config.export.exporter == "prebuilt":
+        raise SlmflowError("model.adapter is merged into weights: export=prebuilt has none")
     if config.model.base is not None and config.export.exporter != "prebuilt":
         raise SlmflowError(f"model.base={config.model.base} needs export=prebuilt; else give model.base=null")
 

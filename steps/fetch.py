@@ -14,18 +14,21 @@ weights that it was made from.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 
-from slmflow.files import write_json
+from slmflow.errors import SlmflowError
+from slmflow.files import canonical_digest, write_json
 from slmflow.sources import take
 from slmflow.sources.huggingface import make_huggingface
 from slmflow.sources.manifest import build_manifest, enforce_digest
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
-    from slmflow.config import ModelConfig
+    from pathlib import Path
+
+    from slmflow.config import AdapterConfig, ModelConfig
     from slmflow.workflow.step import Context
 
 
@@ -40,14 +43,17 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
     taken = take(model.source, context.scratch / folder)
     manifest = build_manifest(taken, model.licence)
     enforce_digest(manifest, model.source.digest)
+    digest = manifest["digest"]
     prefix = "" if folder == "source" else f"{folder}_"
     made = make_huggingface(taken.folder, context.outputs / f"{prefix}huggingface")
+    place = {"source": folder, "made": f"{prefix}huggingface", "none": None}[made]
+    if model.adapter.given and folder == "source":
+        place = _adapt(context, model.adapter, manifest, taken.folder if made == "source" else None)
     taken.folder.rename(context.outputs / folder)
-    manifest["huggingface"] = {"source": folder, "made": f"{prefix}huggingface", "none": None}[made]
+    manifest["huggingface"] = place
     write_json(context.outputs / manifest_name, manifest)
     size = sum(entry["size"] for entry in manifest["files"].values())
-    files, digest = len(manifest["files"]), manifest["digest"]
-    print(f"  {taken.origin}: {files} files, {size / 1e6:.0f} MB, digest {digest[:12]}")
+    print(f"  {taken.origin}: {len(manifest['files'])} files, {size / 1e6:.0f} MB, digest {digest[:12]}")
     pins = list(taken.pins)
     if model.source.kind == "hub" and not model.source.digest:
         pins.append(f"model.source.digest={digest}")
@@ -60,6 +66,28 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
     mlflow.set_tags(
         {f"slmflow.{folder}.digest": manifest["digest"], f"slmflow.{folder}.commit": str(taken.commit)}
     )
+
+
+def _adapt(context: Context, adapter: AdapterConfig, manifest: dict[str, Any], source: Path | None) -> str:
+    """Merge the adapter into `huggingface/`, made of `source` or already there, and note it."""
+    from slmflow.sources.adapter import merge, take
+
+    taken = take(adapter, context.scratch / "adapter")
+    described = build_manifest(taken, manifest["licence"])
+    if adapter.digest and described["digest"] != adapter.digest:
+        raise SlmflowError(
+            f"{taken.origin}: the adapter's digest is {described['digest']}, but model.adapter.digest says "
+            f"{adapter.digest}; it is not what was pinned"
+        )
+    whole = context.outputs / "huggingface"
+    if source is None:
+        source = whole.rename(context.scratch / "unadapted")
+    merged = merge(source, taken.folder, whole)
+    taken.folder.rename(context.outputs / "adapter")
+    manifest["adapter"] = {name: described[name] for name in ("origin", "commit", "files", "digest")}
+    manifest["digest"] = canonical_digest([manifest["digest"], described["digest"]])
+    print(f"  {taken.origin}: merged into {merged} weights, digest {described['digest'][:12]}")
+    return "huggingface"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from slmflow.config.export import (
 )
 from slmflow.config.judgement import EvaluateConfig, GateConfig, GateMode, Threshold
 from slmflow.config.source import (
+    AdapterConfig,
     Architecture,
     HubSource,
     LocalSource,
@@ -36,6 +37,7 @@ from slmflow.config.source import (
 )
 
 __all__ = [
+    "AdapterConfig",
     "Architecture",
     "Config",
     "DriverConfig",
@@ -72,6 +74,7 @@ class ModelConfig:
     licence: str = MISSING
     """SPDX identifier, as the publisher states it; `unknown` is recorded as such."""
     source: SourceConfig = field(default_factory=SourceConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     base: str | None = None
     """For a prebuilt ONNX folder: the model configuration of the weights that it was made from."""
 

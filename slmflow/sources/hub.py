@@ -46,6 +46,14 @@ def take(source: HubSource, folder: Path) -> Taken:
     if not names:
         inside = f" below {source.subfolder!r}" if source.subfolder else ""
         raise SlmflowError(f"{where} at {commit[:12]}: no model files{inside}")
+    bring(source, commit, files, names, folder)
+    pins = [] if source.revision == commit else [f"model.source.revision={commit}"]
+    return Taken(folder, where, commit=commit, pins=pins)
+
+
+def bring(source: HubSource, commit: str, files: dict[str, Any], names: list[str], folder: Path) -> None:
+    """Download some files of a commit, verified, into `folder`. Raises SlmflowError when that fails."""
+    where = f"hub:{source.repo}"
     try:
         snapshot = _download(source.repo, commit, names)
     except FAILURES as error:
@@ -54,8 +62,6 @@ def take(source: HubSource, folder: Path) -> Taken:
         _verify(snapshot / name, files[name], f"{where}/{name}")
         short = name.removeprefix(f"{source.subfolder.rstrip('/')}/") if source.subfolder else name
         link_or_copy(snapshot / name, folder / short)
-    pins = [] if source.revision == commit else [f"model.source.revision={commit}"]
-    return Taken(folder, where, commit=commit, pins=pins)
 
 
 def resolve(source: HubSource) -> tuple[str, dict[str, Any]]:

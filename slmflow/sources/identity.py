@@ -6,12 +6,13 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from slmflow.config import AdapterConfig, HubSource
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import canonical_digest, remembered_sha256, sha256_of
 from slmflow.text import SHIPPED
 
 if TYPE_CHECKING:
-    from slmflow.config import HubSource, LocalSource, MlflowSource, SourceConfig
+    from slmflow.config import LocalSource, MlflowSource, SourceConfig
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,22 @@ def identity_of(source: SourceConfig) -> Identity:
             return _mlflow(source)  # type: ignore[arg-type]
         case "random":
             return Identity({"text": sha256_of(SHIPPED)})  # its tokenizer is trained on it
+    return Identity({})
+
+
+def adapter_identity(adapter: AdapterConfig) -> Identity:
+    """The same of an adapter; nothing where there is none."""
+    if adapter.repo:
+        found = _hub(HubSource(repo=adapter.repo, revision=adapter.revision))
+        return Identity(
+            {"adapter.commit": found.content["commit"]},
+            [pin.replace("model.source.", "model.adapter.") for pin in found.pins],
+        )
+    if adapter.path:
+        from slmflow.sources.adapter import files_of
+
+        digests = {path.name: remembered_sha256(path) for path in files_of(adapter)}
+        return Identity({"adapter.digest": canonical_digest(digests)})
     return Identity({})
 
 

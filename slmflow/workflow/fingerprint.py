@@ -11,7 +11,7 @@ import yaml
 
 from slmflow.files import canonical_digest
 from slmflow.machine import machine
-from slmflow.sources.identity import Identity, identity_of
+from slmflow.sources.identity import Identity, adapter_identity, identity_of
 from slmflow.text import text_of
 from slmflow.workflow.closure import code_of
 from slmflow.workflow.steps import STEPS, Step
@@ -51,7 +51,9 @@ def step_identity(step: str, composition: Composition) -> Identity:
         return Identity({"text": canonical_digest(text_of(composition.config.evaluate.text))})
     if step != "fetch":
         return Identity({})
-    identity = identity_of(composition.config.model.source)
+    model = composition.config.model
+    weights, adapter = identity_of(model.source), adapter_identity(model.adapter)
+    identity = Identity({**weights.content, **adapter.content}, [*weights.pins, *adapter.pins])
     if composition.base is None:
         return identity
     base = composition.base

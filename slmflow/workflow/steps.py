@@ -67,12 +67,21 @@ STEPS: dict[str, Step] = {
             name="fetch",
             version="1",
             inputs={},
-            config=("model.source", "model.licence", "model.base"),
+            config=("model.source", "model.adapter", "model.licence", "model.base"),
             # Where it is and which branch it was: the key has the commit or digest that they led to.
-            ignored=("model.source.digest", "model.source.revision", "model.source.path", "model.source.uri"),
+            ignored=(
+                "model.source.digest",
+                "model.source.revision",
+                "model.source.path",
+                "model.source.uri",
+                "model.adapter.digest",
+                "model.adapter.revision",
+                "model.adapter.path",
+            ),
             distributions=_fetches,
             content=(
                 "source/*",
+                "adapter/*",
                 "base/*",
                 "huggingface/*",
                 "base_huggingface/*",

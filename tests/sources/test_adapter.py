@@ -1,0 +1,132 @@
+"""An adapter is merged into the weights that every later step reads, or refused with what is wrong."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from slmflow.compose import compose
+from slmflow.config import AdapterConfig
+from slmflow.errors import SlmflowError
+from slmflow.files import digests_under
+from slmflow.quality.reference import reference_logits
+from slmflow.sources.adapter import CONFIG, WEIGHTS, merge, take
+
+NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
+PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "target_modules": ["q_proj"]}
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model("model.source.architecture=llama")
+
+
+@pytest.fixture
+def adapter(model, tmp_path):
+    """A function that writes an adapter for the model, its configuration and tensors changed at will."""
+
+    def make(change=lambda tensors: None, **config):
+        folder = tmp_path / "adapter"
+        folder.mkdir(exist_ok=True)
+        generator = torch.Generator().manual_seed(1)
+        weights = load_file(model / "model.safetensors")
+        tensors = {}
+        for name in NAMES:
+            rows, columns = weights[f"{name}.weight"].shape
+            for side, shape in {"A": (4, columns), "B": (rows, 4)}.items():
+                values = torch.randn(shape, generator=generator)
+                tensors[f"base_model.model.{name}.lora_{side}.weight"] = values
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS)
+        (folder / CONFIG).write_text(json.dumps({**PLAIN, **config}))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"), [({}, 2.0), ({"use_rslora": True}, 4.0), ({"lora_alpha": 1}, 0.25)]
+)
+def test_adapted_weights_are_w_plus_scale_b_a_and_the_others_as_they_were(
+    model, adapter, tmp_path, config, scale
+):
+    folder = adapter(**config)
+    assert merge(model, folder, tmp_path / "merged") == 2
+    before, after = (
+        load_file(model / "model.safetensors"),
+        load_file(tmp_path / "merged" / "model.safetensors"),
+    )
+    factors = load_file(folder / WEIGHTS)
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        module = name.removesuffix(".weight")
+        if module in NAMES:
+            down, up = (factors[f"base_model.model.{module}.lora_{side}.weight"] for side in "AB")
+            weight = weight + scale * (up @ down)
+        assert torch.equal(after[name], weight), name
+    others = {name for name in digests_under(model) if name != "model.safetensors"}
+    assert {name: digests_under(model)[name] for name in others} == {
+        name: digests_under(tmp_path / "merged")[name] for name in others
+    }
+
+
+def test_the_merged_model_computes_otherwise_and_the_source_is_left_alone(model, adapter, tmp_path):
+    before = digests_under(model)
+    merge(model, adapter(), tmp_path / "merged")
+    plain, merged = (next(reference_logits(folder, [[1, 2, 3]])) for folder in (model, tmp_path / "merged"))
+    assert abs(plain - merged).max() > 0.01
+    assert digests_under(model) == before
+
+
+def rename(tensors):
+    tensors["base_model.model.model.layers.9.mlp.up_proj.lora_A.weight"] = torch.zeros(4, 64)
+    tensors["base_model.model.model.layers.9.mlp.up_proj.lora_B.weight"] = torch.zeros(128, 4)
+
+
+def widen(tensors):
+    tensors[f"base_model.model.{NAMES[0]}.lora_A.weight"] = torch.zeros(4, 65)
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "said"),
+    [
+        (None, {"peft_type": "LOHA"}, "is of type LOHA: only LORA can be merged"),
+        (None, {"use_dora": True}, "has use_dora=True: only plain LoRA"),
+        (None, {"bias": "all"}, "has bias='all'"),
+        (None, {"modules_to_save": ["lm_head"]}, "has modules_to_save="),
+        (None, {"rank_pattern": {"q_proj": 8}}, "has rank_pattern="),
+        (rename, {}, r"changes model\.layers\.9\.mlp\.up_proj\.weight, which the model does not have"),
+        (widen, {}, r"q_proj\.weight is 64 x 65, the model's 64 x 64: it was trained on another model"),
+        (lambda t: t.pop(f"base_model.model.{NAMES[0]}.lora_B.weight"), {}, "without its other factor"),
+        (lambda t: t.update(lm_head=torch.zeros(1)), {}, "holds lm_head, which is no factor"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_by_name(model, adapter, tmp_path, change, config, said):
+    folder = adapter(change or (lambda tensors: None), **config)
+    with pytest.raises(SlmflowError, match=said):
+        merge(model, folder, tmp_path / "merged")
+
+
+def test_an_adapter_is_taken_from_a_folder_and_one_without_weights_refused(adapter, tmp_path):
+    folder = adapter()
+    (folder / "adapter_model.bin").write_bytes(b"pickle")
+    taken = take(AdapterConfig(path=str(folder)), tmp_path / "taken")
+    assert sorted(path.name for path in taken.folder.iterdir()) == [CONFIG, WEIGHTS]
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(SlmflowError, match=rf"model\.adapter\.path=.*: has no {WEIGHTS}"):
+        take(AdapterConfig(path=str(folder)), tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("model.adapter.repo=a/b model.adapter.path=/c", "give a repo or a path, not both"),
+        ("model.adapter.path=here", r"model\.adapter\.path=here: must be an absolute path"),
+        ("model.adapter.path=/c export=prebuilt", "merged into weights: export=prebuilt has none"),
+        ("model.adapter.rep=a/b", r"did you mean model\.adapter\.repo\?"),
+    ],
+)
+def test_bad_words_for_an_adapter_are_refused(overrides, said):
+    with pytest.raises(SlmflowError, match=said):
+        compose(overrides=overrides)
