@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def work(context: Context) -> None:
     """Export and prove."""
+    from slmflow.config import Precision
     from slmflow.export import export_folder
     from slmflow.export.preflight import refuse_what_cannot_end
     from slmflow.export.proofs import prove
@@ -33,8 +34,12 @@ def work(context: Context) -> None:
     prebuilt = config.exporter == "prebuilt"
     huggingface = None if prebuilt and not context.composition.base else runs.huggingface(fetch)
     weights = runs.artifact(fetch, "source") if huggingface is None or prebuilt else huggingface
-    if not prebuilt:
-        refuse_what_cannot_end(config, weights, context.scratch)
+    if huggingface is not None and not prebuilt:
+        refuse_what_cannot_end(config, huggingface, context.scratch)
+        packed = runs.json_artifact(fetch, "manifest.json")["packed"]
+        if packed and config.exporter == "genai" and config.precision is Precision.int4:
+            print(f"  the {packed} codes are taken as they are")
+            weights = runs.artifact(fetch, "source")
     folder = context.scratch / "onnx"
     options = export_folder(config, weights, folder, context.scratch)
     proofs = prove(folder, huggingface, config.precision)
@@ -49,9 +54,9 @@ def work(context: Context) -> None:
         "proofs": proofs,
     }
     write_json(context.outputs / "export.json", description)
-    print(
-        f"  {config.exporter} {config.precision.value}: {size_under(folder) / 1e6:.0f} MB; proven: {proofs}"
-    )
+    size = f"{size_under(folder) / 1e6:.0f} MB"
+    shown = {name: proof for name, proof in proofs.items() if name != "graph"}
+    print(f"  {config.exporter} {config.precision.value}: {size}; proven: {shown}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ Tiny, offline:
 
     mlflow run . -e fetch --env-manager local -P model=tiny_phi3
 
-Leaves `source/` as published and `manifest.json`, and for a GGUF file `huggingface/`, the same weights as
-a Hugging Face folder; for a prebuilt model that names its base also `base/` and `base_manifest.json`, the
-weights that it was made from.
+Leaves `source/` as published and `manifest.json`; for a GGUF file, or codes of AWQ or GPTQ, `huggingface/`,
+the same weights as a Hugging Face folder; with `model.adapter.repo=` that with the adapter merged, and
+`adapter/`; for a prebuilt model that names its base also `base/` and `base_manifest.json`, the weights that it
+was made from.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from slmflow.errors import SlmflowError
 from slmflow.files import canonical_digest, write_json
 from slmflow.sources import take
 from slmflow.sources.huggingface import make_huggingface
-from slmflow.sources.manifest import build_manifest, enforce_digest
+from slmflow.sources.manifest import build_manifest, enforce_digest, parameters_in
+from slmflow.sources.packed import packed_method
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
@@ -47,10 +49,13 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
     prefix = "" if folder == "source" else f"{folder}_"
     made = make_huggingface(taken.folder, context.outputs / f"{prefix}huggingface")
     place = {"source": folder, "made": f"{prefix}huggingface", "none": None}[made]
+    if packed := packed_method(taken.folder):
+        manifest["parameters"] = parameters_in(context.outputs / str(place))
     if model.adapter.given and folder == "source":
+        packed = None  # the codes know nothing of it
         place = _adapt(context, model.adapter, manifest, taken.folder if made == "source" else None)
     taken.folder.rename(context.outputs / folder)
-    manifest["huggingface"] = place
+    manifest["huggingface"], manifest["packed"] = place, packed
     write_json(context.outputs / manifest_name, manifest)
     size = sum(entry["size"] for entry in manifest["files"].values())
     print(f"  {taken.origin}: {len(manifest['files'])} files, {size / 1e6:.0f} MB, digest {digest[:12]}")

@@ -18,11 +18,11 @@ import torch
 from onnx_ir.tensor_adapters import from_torch_dtype
 from tqdm import tqdm
 
+from slmflow.deferred import deferred_model
 from slmflow.errors import SlmflowError
 from slmflow.export.nbits import Recipe
 from slmflow.export.splice import quantised
 from slmflow.export.streamed import streamed_values
-from slmflow.sources.deferred import deferred_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tensor_adapters import to_torch_dtype
 
+from slmflow.deferred import stored
 from slmflow.export.streamed import StreamedTensor
 from slmflow.models.slm_runtime.cores import physical_cores
-from slmflow.sources.deferred import stored
 
 if TYPE_CHECKING:
     import torch

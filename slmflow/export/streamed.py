@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tensor_adapters import to_torch_dtype
 
-from slmflow.sources.deferred import stored
+from slmflow.deferred import stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -33,7 +33,7 @@ def reference_logits(huggingface: Path, batches: list[list[int]]) -> Iterator[ND
     """
     import torch
 
-    from slmflow.sources.deferred import deferred_model, reading_weights
+    from slmflow.deferred import deferred_model, reading_weights
 
     torch.set_num_threads(physical_cores())
     model: Any = deferred_model(huggingface)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from slmflow.deferred import DeferredTensor, Leaf, deferred_model, stored
 from slmflow.errors import SlmflowError
-from slmflow.sources.deferred import DeferredTensor, Leaf, deferred_model, stored
 
 MOVES = {
     "transpose": lambda t: t.T,
