@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch.utils._pytree import tree_map
 
 from slmflow.errors import SlmflowError
+from slmflow.tensors import tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,11 +150,12 @@ def deferred_model(folder: Path) -> torch.nn.Module:
     config = AutoConfig.from_pretrained(folder)
     with _parameters_without_values():
         model: torch.nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    leaves, shapes = _leaves(folder)
+    held = tensors_in(folder)
     parameters: dict[int, torch.nn.Parameter] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) not in parameters and shapes.get(name) == tuple(parameter.shape):
-            deferred = DeferredTensor(parameter.detach(), leaves[name])
+        fits = name in held and held[name].shape == tuple(parameter.shape)
+        if fits and id(parameter) not in parameters:
+            deferred = DeferredTensor(parameter.detach(), Leaf(held[name].path, name))
             parameters[id(parameter)] = torch.nn.Parameter(deferred, requires_grad=False)
     for prefix, module in model.named_modules():
         for name, parameter in module._parameters.items():
@@ -211,12 +213,6 @@ def reading_weights(model: torch.nn.Module) -> Iterator[None]:
         yield
 
 
-def _leaves(folder: Path) -> tuple[dict[str, Leaf], dict[str, tuple[int, ...]]]:
-    """Where each tensor of a folder is, and its shape."""
-    leaves, shapes = {}, {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118  the file is no dict
-                leaves[key] = Leaf(path, key)
-                shapes[key] = tuple(file.get_slice(key).get_shape())
-    return leaves, shapes
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """A tensor's bytes in C order; numpy knows no bfloat16."""
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -5,7 +5,6 @@ The figures are of exports that were measured (docs/export.md), rounded up.
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from slmflow.config import ExportConfig, GenaiExport, Precision, Provider
 from slmflow.errors import SlmflowError
 from slmflow.machine import available_memory
+from slmflow.tensors import tensors_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,12 +44,7 @@ class Room:
 
 def weights_in(folder: Path) -> Weights:
     """From the headers of a Hugging Face folder's safetensors; nothing else is read."""
-    from safetensors import safe_open
-
-    sizes: dict[str, int] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="np") as file:
-            sizes |= {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    sizes = {name: tensor.size for name, tensor in tensors_in(folder).items()}
     embedding = max((size for name, size in sizes.items() if "embed_tokens" in name), default=0)
     return Weights(sum(sizes.values()), max(sizes.values()), embedding)
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tensor_adapters import to_torch_dtype
 
-from slmflow.deferred import stored
+from slmflow.deferred import as_bytes, stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,10 +60,3 @@ def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     rows = max(1, PIECE_ELEMENTS // max(1, tensor[0].numel()))
     for start in range(0, tensor.shape[0], rows):
         yield tensor[start : start + rows]
-
-
-def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """A tensor's bytes in C order; numpy knows no bfloat16."""
-    import torch
-
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -6,7 +6,6 @@ their bytes in the old places, one tensor at a time.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from slmflow.config import AdapterConfig, HubSource
 from slmflow.errors import SlmflowError
 from slmflow.files import files_under, link_or_copy, read_json
 from slmflow.sources.manifest import Taken
+from slmflow.tensors import tensors_of
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +68,8 @@ def merge(model: Path, adapter: Path, folder: Path) -> int:
     """
     from safetensors import safe_open
 
+    from slmflow.deferred import as_bytes
+
     config = read_json(adapter / CONFIG)
     scale = _scale(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,7 @@ def merge(model: Path, adapter: Path, folder: Path) -> int:
     with safe_open(adapter / WEIGHTS, framework="pt") as factors:
         for path in files_under(model):
             target = folder / path.relative_to(model)
-            places = _places(path) if path.suffix == ".safetensors" else {}
+            places = tensors_of(path) if path.suffix == ".safetensors" else {}
             changed = sorted(places.keys() & pairs.keys())
             if not changed:
                 link_or_copy(path, target)
@@ -85,8 +87,8 @@ def merge(model: Path, adapter: Path, folder: Path) -> int:
             with safe_open(path, framework="pt") as weights, target.open("r+b") as file:
                 for name in changed:
                     down, up = (factors.get_tensor(key) for key in pairs.pop(name))
-                    file.seek(places[name])
-                    file.write(_bytes(_merged(name, weights.get_tensor(name), down, up, scale)))
+                    file.seek(places[name].offset)
+                    file.write(as_bytes(_merged(name, weights.get_tensor(name), down, up, scale)))
     if pairs:
         raise SlmflowError(f"the adapter changes {min(pairs)}, which the model does not have")
     return count
@@ -104,7 +106,7 @@ def _scale(config: dict[str, Any]) -> float:
 
 def _pairs(path: Path) -> dict[str, tuple[str, str]]:
     """Name of a weight to the names of its factors A (rank, in) and B (out, rank)."""
-    keys = sorted(_places(path))
+    keys = sorted(tensors_of(path))
     pairs = {}
     for key in keys:
         module, _, factor = key.removeprefix(PREFIX).rpartition(".lora_")
@@ -117,14 +119,6 @@ def _pairs(path: Path) -> dict[str, tuple[str, str]]:
     return pairs
 
 
-def _places(path: Path) -> dict[str, int]:
-    """Where the bytes of each tensor of a safetensors file begin."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    return {name: 8 + length + it["data_offsets"][0] for name, it in header.items() if name != "__metadata__"}
-
-
 def _merged(
     name: str, weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float
 ) -> torch.Tensor:
@@ -134,9 +128,3 @@ def _merged(
             f"{weight.shape[1]}: it was trained on another model"
         )
     return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    import torch
-
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError
 from slmflow.files import canonical_digest, files_under, sha256_of
+from slmflow.tensors import tensors_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +71,7 @@ def refuse_unsafe(taken: Taken) -> None:
 
 def parameters_in(folder: Path) -> int | None:
     """The number of weights in the safetensors or GGUF files of a folder; None if it has neither."""
-    counts = [_safetensors_parameters(path) for path in sorted(folder.glob("*.safetensors"))]
+    counts = [tensor.size for tensor in tensors_in(folder).values()]
     if not counts and (gguf_files := sorted(folder.glob("*.gguf"))):
         from slmflow.sources.gguf_file import parameters
 
@@ -99,18 +97,3 @@ def build_manifest(taken: Taken, licence: str) -> dict[str, Any]:
         "files": files,
         "digest": canonical_digest({name: entry["sha256"] for name, entry in files.items()}),
     }
-
-
-def _safetensors_parameters(path: Path) -> int:
-    """Weights in one safetensors file, from its header: 8 bytes of length, then JSON."""
-    with path.open("rb") as file:
-        length_bytes = file.read(8)
-        length = struct.unpack("<Q", length_bytes)[0] if len(length_bytes) == 8 else math.inf
-        if length > path.stat().st_size - 8:
-            raise SlmflowError(f"{path.name}: not a safetensors file, or cut short: fetch it again")
-        raw = file.read(int(length))
-    try:
-        tensors = {name: entry["shape"] for name, entry in json.loads(raw).items() if name != "__metadata__"}
-        return sum(math.prod(shape) for shape in tensors.values())
-    except (ValueError, AttributeError, TypeError, KeyError):
-        raise SlmflowError(f"{path.name}: its safetensors header cannot be read: fetch it again") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError
 from slmflow.files import files_under, link_or_copy, read_json, write_json
+from slmflow.tensors import tensors_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,11 +76,7 @@ def _tensors(source: Path, quantisation: dict[str, Any]) -> Iterator[tuple[str, 
     """Every tensor of the model by name, packed ones unpacked; one at a time."""
     from safetensors import safe_open
 
-    paths = sorted(source.glob("*.safetensors"))
-    where: dict[str, Path] = {}
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            where |= dict.fromkeys(file.keys(), path)
+    where = {name: tensor.path for name, tensor in tensors_in(source).items()}
 
     def read(key: str) -> torch.Tensor:
         with safe_open(where[key], framework="pt") as file:
