@@ -6,8 +6,8 @@
 
 Every export is a process of its own, watched from outside: the most anonymous memory (RssAnon) and the most
 resident (VmHWM, which counts the mapped source) that it ever has, and the bytes that it writes. A peer that
-passes 20 GB of anonymous memory, or takes twice our time, is stopped and reported so. 1 B and 3.8 B are random
-weights in bf16, of Llama's and of Phi-3-mini's dimensions.
+passes 20 GB of anonymous memory, or takes twice our time, is stopped and reported so. 1 B and 3.8 B are
+random weights in bf16, of Llama's and of Phi-3-mini's dimensions.
 """
 
 from __future__ import annotations
