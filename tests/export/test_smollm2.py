@@ -1,0 +1,32 @@
+"""On the real weights of the default model, each variant has the bytes of the stock builder."""
+
+import pytest
+
+from slmflow.compose import compose
+from slmflow.export import export_folder
+from slmflow.files import digests_under
+from slmflow.sources import take
+from slmflow.sources.huggingface import make_huggingface
+from tests.export.test_bounded import QUANTISED, STOCK_FAILS_WHEN_TIED, stock
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    """SmolLM2-135M as a Hugging Face folder, its head tied."""
+    folder = tmp_path_factory.mktemp("smollm2")
+    taken = take(compose(model="smollm2_135m").config.model.source, folder)
+    make_huggingface(taken.folder, folder / "huggingface")
+    return folder / "huggingface"
+
+
+@pytest.mark.parametrize("export", ["fp32_cpu", *QUANTISED, "int4_asym_cpu", "int4_head8_cpu"])
+def test_each_variant_of_the_default_model_has_the_bytes_of_the_stock_builder(smollm2, tmp_path, export):
+    """Those that the stock builder makes unloadable of a tied head are compared with a head of its own."""
+    config = compose(export=export).config.export
+    if export in STOCK_FAILS_WHEN_TIED:
+        config.shared_embeddings = False
+    export_folder(config, smollm2, tmp_path / "ours", tmp_path / "scratch")
+    theirs = stock(config, smollm2, tmp_path / "stock")
+    assert digests_under(tmp_path / "ours") == digests_under(theirs)
