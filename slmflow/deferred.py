@@ -140,6 +140,20 @@ def stored(tensor: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def leaf_names(tensor: torch.Tensor) -> list[str]:
+    """The tensors of the file that a deferred one is made of, in order; none for another tensor."""
+    if not isinstance(tensor, DeferredTensor):
+        return []
+    if isinstance(tensor.origin, Leaf):
+        return [tensor.origin.key]
+    found: list[str] = []
+    tree_map(
+        lambda value: found.extend(leaf_names(value)) if isinstance(value, DeferredTensor) else None,
+        (tensor.origin.arguments, tensor.origin.keywords),
+    )
+    return found
+
+
 def deferred_model(folder: Path) -> torch.nn.Module:
     """The causal language model of a Hugging Face folder, its parameters deferred.
 

@@ -44,7 +44,7 @@ def test_two_sweeps_are_their_product():
 def test_an_experiment_file_sweeps_and_the_users_word_wins():
     every = exports(overrides="+experiment=precisions")
     assert every[:3] == ["fp32_cpu", "int8_cpu", "int4_cpu"]
-    assert len(every) == 10
+    assert len(every) == 11
     assert exports(overrides="+experiment=precisions export=int4_cpu") == ["int4_cpu"]
     assert exports(overrides="+experiment=precisions -m export=int4_cpu,int8_cpu") == [
         "int4_cpu",

@@ -31,7 +31,7 @@ class Provider(Enum):
 
 
 class Method(Enum):
-    """How the weights of a block become codes; all take the weights alone, without calibration."""
+    """How the weights of a block become codes; all but the last take the weights alone."""
 
     default = "default"
     """Scale by the largest value / -8: onnxruntime's own."""
@@ -39,6 +39,9 @@ class Method(Enum):
     """Round to nearest, scale by the range / 15: coarser."""
     k_quant = "k_quant"
     """Weighted least squares for scale and zero point, as llama.cpp's K-quants: slower to make."""
+    gptq = "gptq"
+    """Each weight's rounding error is made up for in those after it, as inputs from a calibration text weigh
+    it (arXiv 2210.17323): minutes for a model of 135 M parameters, and memory for inputs squared."""
 
 
 @dataclass
@@ -82,6 +85,10 @@ class GenaiExport(ExportConfig):
             raise ValueError(
                 f"export.{key}={getattr(self, key)!r}: keeps a part of an int4 graph at 8 bits; "
                 f"export.precision={self.precision.value!r} has no such part"
+            )
+        if self.method is Method.gptq and self.precision is not Precision.int4:
+            raise ValueError(
+                f"export.method='gptq' makes int4, not export.precision={self.precision.value!r}"
             )
         if (self.precision, self.provider) in UNSUPPORTED:
             raise ValueError(

@@ -27,15 +27,22 @@ from slmflow.export.streamed import streamed_values
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from slmflow.export.calibration import Moments
+
 QUANTISED = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8)
 HEAD = "/lm_head/MatMul"
 
 
 @contextlib.contextmanager
-def bounded_memory() -> Iterator[None]:
-    """Within it, `builder.create_model` reads, quantises and writes one weight at a time."""
+def bounded_memory(moments: Moments | None = None) -> Iterator[None]:
+    """Within it, `builder.create_model` reads, quantises and writes one weight at a time.
+
+    With the `moments` of the weights' inputs it quantises by GPTQ, which the builder knows as `rtn`. Raises
+    SlmflowError for a calibrated model whose tensors have other names than its parameters.
+    """
     from onnxruntime_genai.models.builder import Model
 
+    tensors: dict[str, torch.Tensor] = {}
     load_whole, is_head, make_small = Model.load_weights, Model.has_lm_head, Model.make_initializer
 
     def load_weights(self: Any, input_path: str) -> Any:
@@ -43,6 +50,8 @@ def bounded_memory() -> Iterator[None]:
             try:
                 return deferred_model(Path(input_path))
             except SlmflowError as error:
+                if moments is not None:
+                    raise
                 print(f"the weights are loaded whole: {error}")
         return load_whole(self, input_path)
 
@@ -60,19 +69,22 @@ def bounded_memory() -> Iterator[None]:
         value = self.make_value(name, streamed.dtype, streamed.shape)
         value.const_value = streamed
         self.model.graph.register_initializer(value)
-        self.__dict__.setdefault("slmflow_tensors", {})[name] = tensor
+        tensors[name] = tensor
 
     def tied_names(self: Any) -> tuple[int, str, str, str]:
-        recipe = recipe_of(self, HEAD)
+        recipe = recipe_of(self, HEAD, moments)
         names = {part: f"lm_head.MatMul.weight{suffix}" for part, suffix in recipe.names.items()}
         return recipe.bits, names["codes"], names["scales"], names.get("zero_points", "")
+
+    def save(self: Any, out_dir: str) -> None:
+        save_model(self, out_dir, tensors, moments)
 
     patches = {
         "load_weights": load_weights,
         "has_lm_head": has_lm_head,
         "make_initializer": make_initializer,
         "make_tied_quantized_embedding_input_names": tied_names,
-        "save_model": save_model,
+        "save_model": save,
     }
     with contextlib.ExitStack() as stack:
         for name, function in patches.items():
@@ -80,31 +92,33 @@ def bounded_memory() -> Iterator[None]:
         yield
 
 
-def recipe_of(model: Any, node: str) -> Recipe:
+def recipe_of(model: Any, node: str, moments: Moments | None) -> Recipe:
     """How the builder's settings want the weight of a MatMul node quantised."""
     own = model.int4_customized_weight_config.get(node, {})
     return Recipe(
-        method=model.quantization_algo,
+        method=model.quantization_algo if moments is None else "gptq",
         bits=own.get("bits", model.quant_attrs["bits"]),
         block_size=int(model.quant_attrs["qdq_block_size"]),
         is_symmetric=model.quant_attrs["is_symmetric"],
     )
 
 
-def save_model(self: Any, out_dir: str) -> None:
-    """The builder's `save_model`, writing as it quantises."""
+def save_model(self: Any, out_dir: str, tensors: dict[str, torch.Tensor], moments: Moments | None) -> None:
+    """The builder's `save_model`, writing as it quantises; `tensors` are its initializers' values by name."""
     model = self.model
     if self.onnx_dtype in QUANTISED and not (self.quant_type is not None and self.quant_attrs["use_qdq"]):
         excluded = set(self.quant_attrs["nodes_to_exclude"])
         floats = {
-            node.inputs[1].name: self.slmflow_tensors[node.inputs[1].name]
+            node.inputs[1].name: tensors[node.inputs[1].name]
             for node in model.graph
-            if node.op_type == "MatMul"
-            and node.name not in excluded
-            and node.inputs[1].name in self.slmflow_tensors
+            if node.op_type == "MatMul" and node.name not in excluded and node.inputs[1].name in tensors
         }
         model = quantised(
-            model, floats, lambda node: recipe_of(self, node), self.quant_attrs["accuracy_level"] or 0
+            model,
+            floats,
+            lambda node: recipe_of(self, node, moments),
+            self.quant_attrs["accuracy_level"] or 0,
+            moments,
         )
     model.graph.sort()
     total = sum(value.const_value.nbytes for value in model.graph.initializers.values())

@@ -7,7 +7,7 @@ import io
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from slmflow.config import GenaiExport, Precision
+from slmflow.config import GenaiExport, Method, Precision
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json
 
@@ -25,9 +25,9 @@ def builder_options(config: GenaiExport, model: dict[str, Any]) -> dict[str, str
     options = {"shared_embeddings": str(shares_embeddings(config, model)).lower()}
     if config.precision in QUANTISED:
         options |= {
-            "algo_config": config.method.value,
+            "algo_config": "rtn" if config.method is Method.gptq else config.method.value,
             "block_size": str(config.block_size),
-            "is_symmetric": str(config.is_symmetric).lower(),
+            "is_symmetric": str(config.is_symmetric and config.method is not Method.gptq).lower(),
             "accuracy_level": str(config.accuracy_level),
         }
     chosen = {"last_matmul": config.head_bits is not None, "mixed_layers": config.mixed_layers}
@@ -66,6 +66,11 @@ def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> di
 
     from slmflow.export.bounded import bounded_memory
 
+    moments = None
+    if config.method is Method.gptq:
+        from slmflow.export.calibration import second_moments
+
+        moments = second_moments(source)
     arguments = (
         "",
         str(source),
@@ -76,7 +81,7 @@ def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> di
     )
     try:
         # The builder prints a line a node; what matters of it is in the exception.
-        with contextlib.redirect_stdout(io.StringIO()), bounded_memory():
+        with contextlib.redirect_stdout(io.StringIO()), bounded_memory(moments):
             # create_model consumes what parse_extra_options prepared: both are needed, each time.
             prepared = builder.parse_extra_options(*arguments, [f"{k}={v}" for k, v in options.items()])
             builder.create_model(*arguments, **prepared)
@@ -84,4 +89,4 @@ def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> di
         raise SlmflowError(
             f"the model builder cannot export this architecture: {error}; try export=optimum_fp32"
         ) from None
-    return {**options, "onnxruntime-genai": version("onnxruntime-genai")}
+    return {"method": config.method.value, **options, "onnxruntime-genai": version("onnxruntime-genai")}

@@ -1,7 +1,7 @@
 """MatMul weights as 4 or 8 bit blocks (`MatMulNBits`), quantised one at a time while the file is written.
 
-The arithmetic is onnxruntime's own, so the bytes are those of its quantiser; here a weight is cut into
-pieces of columns, which no method looks across, and the pieces go through both cores.
+The arithmetic is onnxruntime's own (but GPTQ's), so the bytes are those of its quantiser; here a weight is
+cut into pieces of columns, which no method looks across, and the pieces go through both cores.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnx_ir.tensor_adapters import to_torch_dtype
 
 from slmflow.deferred import stored
+from slmflow.export.gptq import gptq
 from slmflow.export.streamed import StreamedTensor
 from slmflow.models.slm_runtime.cores import physical_cores
 
@@ -35,15 +36,16 @@ class Recipe:
     """How one weight is quantised."""
 
     method: str
-    """`default` (scale by the largest value / -8), `rtn` (by the range / 15) or `k_quant` (least squares)."""
+    """`default` (scale by the largest value / -8), `rtn` (by the range / 15), `k_quant` (least squares) or
+    `gptq` (errors made up for, by the moments of the inputs)."""
     bits: int
     block_size: int
     is_symmetric: bool
 
     @property
     def has_zero_points(self) -> bool:
-        """Whether blocks have a zero point of their own; k_quant's always do."""
-        return not self.is_symmetric or self.method == "k_quant"
+        """Whether blocks have a zero point of their own; those of k_quant and gptq always do."""
+        return not self.is_symmetric or self.method in ("k_quant", "gptq")
 
     @property
     def names(self) -> dict[str, str]:
@@ -58,9 +60,18 @@ class Recipe:
 class QuantisedWeight:
     """One weight of shape (K, N), its blocks along K; computed when the first part is written."""
 
-    def __init__(self, weight: torch.Tensor, recipe: Recipe, dtype: ir.DataType) -> None:
-        """`dtype` is the float type of the graph, that the weight has before and the scales have after."""
-        self.weight, self.recipe, self.dtype = weight, recipe, dtype
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        recipe: Recipe,
+        dtype: ir.DataType,
+        moments: NDArray[np.float32] | None = None,
+    ) -> None:
+        """`dtype` is the float type of the graph, that the weight has before and the scales have after.
+
+        `moments` are the second moments of its inputs, (K, K), which `gptq` needs.
+        """
+        self.weight, self.recipe, self.dtype, self.moments = weight, recipe, dtype, moments
         self.rows, self.columns = weight.shape
         self._parts: Parts = {}
         self._lock = threading.Lock()
@@ -98,6 +109,8 @@ class QuantisedWeight:
     def _quantise(self) -> Parts:
         weight = stored(self.weight)
         step = max(1, PIECE_ELEMENTS // self.rows)
+        if self.recipe.method == "gptq":  # begins each piece with the inverse of the moments
+            step = -(-self.columns // physical_cores())
 
         def piece(start: int) -> Parts:
             part = weight[:, start : start + step]
@@ -105,7 +118,7 @@ class QuantisedWeight:
                 part = part.contiguous()
             part = part.to(to_torch_dtype(self.dtype))
             values = part.float() if self.dtype is ir.DataType.BFLOAT16 else part
-            return quantise(values.numpy(), self.recipe)
+            return quantise(values.numpy(), self.recipe, self.moments)
 
         with ThreadPoolExecutor(physical_cores()) as pool:
             pieces = list(pool.map(piece, range(0, self.columns, step)))
@@ -114,11 +127,14 @@ class QuantisedWeight:
         return parts
 
 
-def quantise(weight: NDArray[Any], recipe: Recipe) -> Parts:
+def quantise(weight: NDArray[Any], recipe: Recipe, moments: NDArray[np.float32] | None = None) -> Parts:
     """Codes (N, blocks, bytes), scales (N, blocks) and, where it has some, zero points of a weight (K, N)."""
     blocks = -(-weight.shape[0] // recipe.block_size)
     if recipe.method == "default":
         return _quantise_default(weight, recipe)
+    if recipe.method == "gptq":
+        assert moments is not None
+        return _quantise_calibrated(weight, recipe, moments)
     from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor, quant_tensor_k_quant_cpu
 
     columns = np.ascontiguousarray(weight.T)
@@ -153,6 +169,17 @@ def _quantise_default(weight: NDArray[Any], recipe: Recipe) -> Parts:
     codes, scales, zeros = quantizer.qbits_block_quant(np.ascontiguousarray(weight))
     parts = {"codes": codes, "scales": scales}
     return parts | ({"zero_points": zeros} if recipe.has_zero_points else {})
+
+
+def _quantise_calibrated(weight: NDArray[Any], recipe: Recipe, moments: NDArray[np.float32]) -> Parts:
+    codes, scales, zeros = gptq(weight, moments, recipe.bits, recipe.block_size)
+    codes = np.pad(codes, ((0, len(scales) * recipe.block_size - len(codes)), (0, 0)))
+    by_block = np.ascontiguousarray(codes.T).reshape(-1, recipe.block_size)
+    return {
+        "codes": _packed(by_block, recipe.bits).reshape(weight.shape[1], len(scales), -1),
+        "scales": np.ascontiguousarray(scales.T),
+        "zero_points": _packed(np.ascontiguousarray(zeros.T), recipe.bits),
+    }
 
 
 def _packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmflow.config import ExportConfig, GenaiExport, Precision, Provider
+from slmflow.config import ExportConfig, GenaiExport, Method, Precision, Provider
 from slmflow.errors import SlmflowError
 from slmflow.machine import available_memory
 from slmflow.tensors import tensors_in
@@ -32,6 +32,8 @@ class Weights:
     """Weights of its largest tensor."""
     embedding: int
     """Weights of the embedding, which a quantised graph keeps in its float type unless the head shares it."""
+    moments: int
+    """Second moments of all layers' inputs, which calibration holds: inputs squared, summed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def weights_in(folder: Path) -> Weights:
     """From the headers of a Hugging Face folder's safetensors; nothing else is read."""
     sizes = {name: tensor.size for name, tensor in tensors_in(folder).items()}
     embedding = max((size for name, size in sizes.items() if "embed_tokens" in name), default=0)
-    return Weights(sum(sizes.values()), max(sizes.values()), embedding)
+    moments = sum(it.shape[1] ** 2 for it in tensors_in(folder).values() if len(it.shape) == 2)
+    return Weights(sum(sizes.values()), max(sizes.values()), embedding, moments)
 
 
 def room_needed(config: ExportConfig, weights: Weights) -> Room:
@@ -63,6 +66,8 @@ def room_needed(config: ExportConfig, weights: Weights) -> Room:
     if config.precision in (Precision.int4, Precision.int8):
         folder += weights.total * 4 / config.block_size + weights.embedding * 4
     exporting, serving, reference = 8 * weights.largest, 1.2 * folder, 8 * weights.largest
+    if config.method is Method.gptq:
+        exporting += weights.moments * 4
     return Room(BASE + int(max(exporting, serving, reference)), int(folder))
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxruntime.quantization.neural_compressor.onnx_model import ONNXModel as CompressorModel
 from onnxruntime.quantization.onnx_model import ONNXModel
 
+from slmflow.deferred import leaf_names
 from slmflow.export.nbits import QuantisedWeight, Recipe
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from slmflow.export.calibration import Moments
     from slmflow.export.streamed import StreamedTensor
 
 
@@ -28,6 +30,7 @@ def quantised(
     floats: dict[str, torch.Tensor],
     recipe_of: Callable[[str], Recipe],
     accuracy_level: int,
+    moments: Moments | None = None,
 ) -> ir.Model:
     """A copy of the model whose MatMuls of the weights in `floats` are MatMulNBits by their node's recipe."""
     skeleton, weights = _skeleton(model)
@@ -43,7 +46,8 @@ def quantised(
     for node in matmuls:
         float_name = node.input[1]
         dtype = weights[float_name].dtype
-        weight = QuantisedWeight(floats[float_name], recipes[node.name], dtype)
+        inputs = None if moments is None else moments[leaf_names(floats[float_name])[0]]
+        weight = QuantisedWeight(floats[float_name], recipes[node.name], dtype, inputs)
         tensors = weight.tensors(float_name)
         graph.initializer.extend(_stubs(tensors.values()))
         weights |= {str(tensor.name): tensor for tensor in tensors.values()}

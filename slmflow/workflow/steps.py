@@ -97,6 +97,7 @@ STEPS: dict[str, Step] = {
             ignored=(),
             distributions=_exports,
             content=("onnx/*", "export.json"),
+            ships=("slmflow/data/calibration.txt",),
         ),
         Step(
             name="log_pipeline",
