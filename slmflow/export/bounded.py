@@ -9,6 +9,7 @@ makes the graph on weights without values (`deferred`), the MatMuls are exchange
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -52,7 +53,7 @@ def bounded_memory(moments: Moments | None = None) -> Iterator[None]:
             except SlmflowError as error:
                 if moments is not None:
                     raise
-                print(f"the weights are loaded whole: {error}")
+                print(f"  the weights are loaded whole: {error}", file=sys.stderr)
         return load_whole(self, input_path)
 
     def has_lm_head(self: Any, module: Any) -> bool:

@@ -38,7 +38,7 @@ def quantised(
     matmuls = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in floats]
     recipes = {node.name: recipe_of(node.name) for node in matmuls}
     # The default method makes a pass for each width, the body's first, each in the graph's order.
-    body = min(recipe.bits for recipe in recipes.values())
+    body = min((recipe.bits for recipe in recipes.values()), default=4)
     in_place = all(recipe.method == "default" for recipe in recipes.values())
     if in_place:
         matmuls.sort(key=lambda node: recipes[node.name].bits != body)

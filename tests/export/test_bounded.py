@@ -129,7 +129,7 @@ def test_blocks_that_do_not_divide_the_rows_give_the_head_a_weight_of_its_own(ma
 
 
 def test_a_folder_whose_tensors_have_other_names_is_still_exported(
-    make_model, make_onnx, tmp_path, monkeypatch
+    make_model, make_onnx, tmp_path, monkeypatch, capsys
 ):
     """Then transformers, which knows how to rename them, loads the weights whole."""
 
@@ -140,3 +140,4 @@ def test_a_folder_whose_tensors_have_other_names_is_still_exported(
     config = compose(model="tiny_phi3", export="int8_cpu").config.export
     export_folder(config, make_model(), tmp_path / "onnx", tmp_path)
     assert digests_under(tmp_path / "onnx") == digests_under(make_onnx("int8_cpu"))
+    assert "the weights are loaded whole: other names" in capsys.readouterr().err

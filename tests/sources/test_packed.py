@@ -57,21 +57,22 @@ def packed(method, weight):
     }, meant
 
 
-@pytest.fixture(params=["awq", "gptq"])
+@pytest.fixture(params=["awq", "gptq", "awq with its head"])
 def checkpoint(request, make_model, tmp_path):
     """A folder of codes, the weights that they mean by name, and the codes by module."""
+    method, _, head = request.param.partition(" ")
     model = make_model("model.source.architecture=llama")
     folder = shutil.copytree(model, tmp_path / "packed")
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": request.param, "bits": 4, "group_size": GROUP}
-    config["quantization_config"] |= {"zero_point": True, "version": "gemm"} if request.param == "awq" else {}
-    config["quantization_config"] |= {"desc_act": False, "sym": False} if request.param == "gptq" else {}
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": GROUP}
+    config["quantization_config"] |= {"zero_point": True, "version": "gemm"} if method == "awq" else {}
+    config["quantization_config"] |= {"desc_act": False, "sym": False} if method == "gptq" else {}
     (folder / "config.json").write_text(json.dumps(config))
     tensors, meant, codes = {}, {}, {}
     for name, weight in load_file(model / "model.safetensors").items():
-        if "_proj" in name:
+        if "_proj" in name or (head and "lm_head" in name):
             module = name.removesuffix(".weight")
-            parts, meant[name] = packed(request.param, weight)
+            parts, meant[name] = packed(method, weight)
             codes[module] = quantised(weight)[0]
             tensors |= {f"{module}.{part}": value for part, value in parts.items()}
         else:
