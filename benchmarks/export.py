@@ -26,8 +26,8 @@ from typing import Any
 
 from benchmarks import Row, publish, row
 from slmflow.compose import compose
-from slmflow.export.genai import builder_options
-from slmflow.files import digests_under, read_json, size_under, write_json
+from slmflow.export.genai import builder_options, described
+from slmflow.files import digests_under, size_under, write_json
 from slmflow.workflow.closure import ROOT
 
 LIMIT = 20e9
@@ -111,7 +111,7 @@ def ours(export: str, source: Path, folder: Path) -> list[str]:
 def stock(python: str, export: str, source: Path, folder: Path) -> list[str]:
     """The command of the same export by the builder of some environment."""
     config = compose(export=export).config.export
-    options = [f"{k}={v}" for k, v in builder_options(config, read_json(source / "config.json")).items()]  # type: ignore[arg-type]
+    options = [f"{k}={v}" for k, v in builder_options(config, described(source)).items()]  # type: ignore[arg-type]
     script = str(ROOT / "benchmarks" / "_stock_builder.py")
     return [python, script, str(source), str(folder), config.precision.value, *options]
 

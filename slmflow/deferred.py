@@ -201,19 +201,20 @@ def _parameters_without_values() -> Iterator[None]:
 def reading_weights(model: torch.nn.Module) -> Iterator[None]:
     """Within it a deferred model computes in fp32, holding the weights of one module at a time.
 
-    An embedding is looked up in the mapped file, and what was found is widened.
+    A plain embedding is looked up in the mapped file, and what was found is widened; Gemma's, which scales by
+    a factor of its weight's dtype, is widened before.
     """
 
     def read(module: torch.nn.Module, inputs: Any) -> None:
         for name, parameter in deferred[module].items():
             values = stored(parameter.data)
             module._parameters[name] = torch.nn.Parameter(
-                values if isinstance(module, torch.nn.Embedding) else values.float(), requires_grad=False
+                values if type(module) is torch.nn.Embedding else values.float(), requires_grad=False
             )
 
     def drop(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
         module._parameters.update(deferred[module])
-        return output.float() if isinstance(module, torch.nn.Embedding) else output
+        return output.float() if type(module) is torch.nn.Embedding else output
 
     deferred = {
         module: {name: parameter for name, parameter in module._parameters.items() if parameter is not None}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slmflow.errors import SlmflowError
+from slmflow.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,10 +30,23 @@ class StoredTensor:
         return math.prod(self.shape)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that are the model's, as transformers chooses them: the one file, else those of the index.
+
+    Other safetensors may lie beside them.
+    """
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if (folder / "model.safetensors.index.json").is_file():
+        named = set(read_json(folder / "model.safetensors.index.json")["weight_map"].values())
+        return sorted(folder / name for name in named)
+    return sorted(folder.glob("*.safetensors"))
+
+
 def tensors_in(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the safetensors files in a folder, by name."""
+    """Every tensor of the model in a folder, by name."""
     found: dict[str, StoredTensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         found |= tensors_of(path)
     return found
 

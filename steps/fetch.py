@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slmflow.config import AdapterConfig, ModelConfig
+    from slmflow.sources.manifest import Taken
     from slmflow.workflow.step import Context
 
 
@@ -42,6 +43,7 @@ def work(context: Context) -> None:
 
 
 def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str) -> None:
+    adapter = _adapter(context, model.adapter) if folder == "source" and model.adapter.given else None
     taken = take(model.source, context.scratch / folder)
     manifest = build_manifest(taken, model.licence)
     enforce_digest(manifest, model.source.digest)
@@ -51,9 +53,9 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
     place = {"source": folder, "made": f"{prefix}huggingface", "none": None}[made]
     if packed := packed_method(taken.folder):
         manifest["parameters"] = parameters_in(context.outputs / str(place))
-    if model.adapter.given and folder == "source":
+    if adapter is not None:
         packed = None  # the codes know nothing of it
-        place = _adapt(context, model.adapter, manifest, taken.folder if made == "source" else None)
+        place = _adapt(context, adapter, manifest, taken.folder if made == "source" else None)
     taken.folder.rename(context.outputs / folder)
     manifest["huggingface"], manifest["packed"] = place, packed
     write_json(context.outputs / manifest_name, manifest)
@@ -68,30 +70,39 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
         )
         print(f"  to pin this content, put into {place}:")
         print("\n".join(f"    {pin}" for pin in pins))
-    mlflow.set_tags(
-        {f"slmflow.{folder}.digest": manifest["digest"], f"slmflow.{folder}.commit": str(taken.commit)}
-    )
+    mlflow.set_tags({f"slmflow.{folder}.digest": digest, f"slmflow.{folder}.commit": str(taken.commit)})
 
 
-def _adapt(context: Context, adapter: AdapterConfig, manifest: dict[str, Any], source: Path | None) -> str:
-    """Merge the adapter into `huggingface/`, made of `source` or already there, and note it."""
-    from slmflow.sources.adapter import merge, take
+def _adapter(context: Context, config: AdapterConfig) -> Taken:
+    """The adapter, brought here and seen to be one that can be merged, before the weights are."""
+    from slmflow.sources import adapter
 
-    taken = take(adapter, context.scratch / "adapter")
-    described = build_manifest(taken, manifest["licence"])
-    if adapter.digest and described["digest"] != adapter.digest:
+    taken = adapter.take(config, context.scratch / "adapter")
+    adapter.scale_of(taken.folder)
+    digest = build_manifest(taken, "")["digest"]
+    if config.digest and digest != config.digest:
         raise SlmflowError(
-            f"{taken.origin}: the adapter's digest is {described['digest']}, but model.adapter.digest says "
-            f"{adapter.digest}; it is not what was pinned"
+            f"{taken.origin}: the adapter's digest is {digest}, but model.adapter.digest says "
+            f"{config.digest}; it is not what was pinned"
         )
+    return taken
+
+
+def _adapt(context: Context, adapter: Taken, manifest: dict[str, Any], source: Path | None) -> str:
+    """Merge the adapter into `huggingface/`, made of `source` or already there, and note it."""
+    from slmflow.sources.adapter import merge
+
+    described = build_manifest(adapter, manifest["licence"])
     whole = context.outputs / "huggingface"
     if source is None:
         source = whole.rename(context.scratch / "unadapted")
-    merged = merge(source, taken.folder, whole)
-    taken.folder.rename(context.outputs / "adapter")
+    merged = merge(source, adapter.folder, whole)
+    adapter.folder.rename(context.outputs / "adapter")
     manifest["adapter"] = {name: described[name] for name in ("origin", "commit", "files", "digest")}
     manifest["digest"] = canonical_digest([manifest["digest"], described["digest"]])
-    print(f"  {taken.origin}: merged into {merged} weights, digest {described['digest'][:12]}")
+    mlflow.set_tag("slmflow.adapter.digest", described["digest"])
+    print(f"  {adapter.origin}: merged into {merged} weights")
+    print(f"  to pin this adapter, put into overrides:\n    model.adapter.digest={described['digest']}")
     return "huggingface"
 
 

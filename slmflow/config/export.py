@@ -30,6 +30,14 @@ class Provider(Enum):
     """DirectML, on Windows."""
 
 
+RUNTIMES = {
+    "cpu": ("onnxruntime-genai", "onnxruntime"),
+    "cuda": ("onnxruntime-genai-cuda", "onnxruntime-gpu"),
+    "dml": ("onnxruntime-genai-directml", "onnxruntime-directml"),
+}
+"""The distributions of the runtime, by execution provider."""
+
+
 class Method(Enum):
     """How the weights of a block become codes; all but the last take the weights alone."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from importlib.metadata import version
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
 from slmflow.config import GenaiExport, Method, Precision
 from slmflow.errors import SlmflowError
-from slmflow.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +17,7 @@ QUANTISED = (Precision.int4, Precision.int8)
 
 
 def builder_options(config: GenaiExport, model: dict[str, Any]) -> dict[str, str]:
-    """The builder's extra options for a model by its config.json; booleans are words there.
+    """The builder's extra options for a model as `described`; booleans are words there.
 
     Raises SlmflowError for a set of options that the builder turns into a folder that does not load.
     """
@@ -41,8 +40,7 @@ def shares_embeddings(config: GenaiExport, model: dict[str, Any]) -> bool:
 
     A shared quantised weight is gathered by rows, so its blocks must not run past the end of one.
     """
-    tied = bool(model.get("tie_word_embeddings", False))
-    hidden = model["hidden_size"]
+    tied, hidden = model["tie_word_embeddings"], model["hidden_size"]
     fits = config.precision not in QUANTISED or hidden % config.block_size == 0
     if config.shared_embeddings is None:
         return tied and fits
@@ -59,9 +57,18 @@ def shares_embeddings(config: GenaiExport, model: dict[str, Any]) -> bool:
     return config.shared_embeddings
 
 
+def described(source: Path) -> dict[str, Any]:
+    """What `builder_options` asks of a model; a class's own defaults count, and the text part of several."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source)
+    hidden = config.get_text_config().hidden_size
+    return {"tie_word_embeddings": bool(config.tie_word_embeddings), "hidden_size": hidden}
+
+
 def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> dict[str, str]:
     """Build the folder. Raises SlmflowError for an architecture that the builder does not know."""
-    options = builder_options(config, read_json(source / "config.json"))
+    options = builder_options(config, described(source))
     from onnxruntime_genai.models import builder
 
     from slmflow.export.bounded import bounded_memory
@@ -89,4 +96,5 @@ def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> di
         raise SlmflowError(
             f"the model builder cannot export this architecture: {error}; try export=optimum_fp32"
         ) from None
-    return {"method": config.method.value, **options, "onnxruntime-genai": version("onnxruntime-genai")}
+    found = {it.name: it.version for it in distributions() if it.name.startswith("onnxruntime-genai")}
+    return {"method": config.method.value, **options, **found}

@@ -19,17 +19,15 @@ DAMPING = 0.01
 
 
 def gptq(
-    weight: NDArray[Any], moments: NDArray[Any], bits: int, block_size: int
+    weight: NDArray[Any], factor: NDArray[np.float32], bits: int, block_size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
     """Codes (K, N), scales and zero points (blocks, N) of a weight (K, N), blocks along K.
 
-    `moments` (K, K) are 2/n times the sum of x xᵀ over the inputs x of the layer. The sum over inputs of
-    |x(W - Q)|² is made small, one row of W after another: what rounding row i gets wrong is taken from the
-    rows after it, by row i of the upper Cholesky factor of the moments' inverse. A block's scale and zero
-    point are set when its first row is reached, from what its rows are by then.
+    The sum over the layer's inputs x of |x(W - Q)|² is made small, one row of W after another: what rounding
+    row i gets wrong is taken from the rows after it, by row i of `factor` (`inverse_factor`). A block's
+    scale and zero point are set when its first row is reached, from what its rows are by then.
     """
     rest = weight.astype(np.float32)
-    factor = _factor(moments)
     rows, columns = rest.shape
     top = 2**bits - 1
     codes = np.empty((rows, columns), np.uint8)
@@ -53,8 +51,11 @@ def gptq(
     return codes, np.stack(scales), np.stack(zeros)
 
 
-def _factor(moments: NDArray[Any]) -> NDArray[np.float32]:
-    """The upper Cholesky factor of the inverse of the damped moments."""
+def inverse_factor(moments: NDArray[Any]) -> NDArray[np.float32]:
+    """The upper Cholesky factor of the inverse of a layer's moments, (K, K), damped.
+
+    Moments are 2/n times the sum of x xᵀ over the inputs x. Memory: 24 bytes for each of them.
+    """
     damped = moments.astype(np.float64)
     diagonal = np.arange(len(damped))
     damped[diagonal, diagonal] += DAMPING * max(float(damped[diagonal, diagonal].mean()), 1e-12)

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.tensor_adapters import to_torch_dtype
 
 from slmflow.deferred import stored
-from slmflow.export.gptq import gptq
+from slmflow.export.gptq import gptq, inverse_factor
 from slmflow.export.streamed import StreamedTensor
 from slmflow.models.slm_runtime.cores import physical_cores
 
@@ -109,8 +109,7 @@ class QuantisedWeight:
     def _quantise(self) -> Parts:
         weight = stored(self.weight)
         step = max(1, PIECE_ELEMENTS // self.rows)
-        if self.recipe.method == "gptq":  # begins each piece with the inverse of the moments
-            step = -(-self.columns // physical_cores())
+        factor = None if self.moments is None else inverse_factor(self.moments)
 
         def piece(start: int) -> Parts:
             part = weight[:, start : start + step]
@@ -118,7 +117,7 @@ class QuantisedWeight:
                 part = part.contiguous()
             part = part.to(to_torch_dtype(self.dtype))
             values = part.float() if self.dtype is ir.DataType.BFLOAT16 else part
-            return quantise(values.numpy(), self.recipe, self.moments)
+            return quantise(values.numpy(), self.recipe, factor)
 
         with ThreadPoolExecutor(physical_cores()) as pool:
             pieces = list(pool.map(piece, range(0, self.columns, step)))
@@ -127,14 +126,14 @@ class QuantisedWeight:
         return parts
 
 
-def quantise(weight: NDArray[Any], recipe: Recipe, moments: NDArray[np.float32] | None = None) -> Parts:
+def quantise(weight: NDArray[Any], recipe: Recipe, factor: NDArray[np.float32] | None = None) -> Parts:
     """Codes (N, blocks, bytes), scales (N, blocks) and, where it has some, zero points of a weight (K, N)."""
     blocks = -(-weight.shape[0] // recipe.block_size)
     if recipe.method == "default":
         return _quantise_default(weight, recipe)
     if recipe.method == "gptq":
-        assert moments is not None
-        return _quantise_calibrated(weight, recipe, moments)
+        assert factor is not None
+        return _quantise_calibrated(weight, recipe, factor)
     from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor, quant_tensor_k_quant_cpu
 
     columns = np.ascontiguousarray(weight.T)
@@ -171,8 +170,8 @@ def _quantise_default(weight: NDArray[Any], recipe: Recipe) -> Parts:
     return parts | ({"zero_points": zeros} if recipe.has_zero_points else {})
 
 
-def _quantise_calibrated(weight: NDArray[Any], recipe: Recipe, moments: NDArray[np.float32]) -> Parts:
-    codes, scales, zeros = gptq(weight, moments, recipe.bits, recipe.block_size)
+def _quantise_calibrated(weight: NDArray[Any], recipe: Recipe, factor: NDArray[np.float32]) -> Parts:
+    codes, scales, zeros = gptq(weight, factor, recipe.bits, recipe.block_size)
     codes = np.pad(codes, ((0, len(scales) * recipe.block_size - len(codes)), (0, 0)))
     by_block = np.ascontiguousarray(codes.T).reshape(-1, recipe.block_size)
     return {

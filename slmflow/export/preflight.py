@@ -34,6 +34,8 @@ class Weights:
     """Weights of the embedding, which a quantised graph keeps in its float type unless the head shares it."""
     moments: int
     """Second moments of all layers' inputs, which calibration holds: inputs squared, summed."""
+    widest: int
+    """Inputs of the widest layer."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ def weights_in(folder: Path) -> Weights:
     """From the headers of a Hugging Face folder's safetensors; nothing else is read."""
     sizes = {name: tensor.size for name, tensor in tensors_in(folder).items()}
     embedding = max((size for name, size in sizes.items() if "embed_tokens" in name), default=0)
-    moments = sum(it.shape[1] ** 2 for it in tensors_in(folder).values() if len(it.shape) == 2)
-    return Weights(sum(sizes.values()), max(sizes.values()), embedding, moments)
+    inputs = [it.shape[1] for it in tensors_in(folder).values() if len(it.shape) == 2]
+    moments = sum(width**2 for width in inputs)
+    return Weights(sum(sizes.values()), max(sizes.values()), embedding, moments, max(inputs, default=0))
 
 
 def room_needed(config: ExportConfig, weights: Weights) -> Room:
@@ -67,7 +70,7 @@ def room_needed(config: ExportConfig, weights: Weights) -> Room:
         folder += weights.total * 4 / config.block_size + weights.embedding * 4
     exporting, serving, reference = 8 * weights.largest, 1.2 * folder, 8 * weights.largest
     if config.method is Method.gptq:
-        exporting += weights.moments * 4
+        exporting += 4 * weights.moments + 24 * weights.widest**2
     return Room(BASE + int(max(exporting, serving, reference)), int(folder))
 
 

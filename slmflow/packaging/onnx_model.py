@@ -13,6 +13,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType, Array, Map
 
+from slmflow.config.export import RUNTIMES
 from slmflow.files import files_under, link_or_copy
 from slmflow.packaging import pinned
 from slmflow.packaging.weights import add_weights, without_weights
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 MODELS = Path(__file__).resolve().parent.parent / "models"
 SHIPPED = r"(chat_model|slm_runtime/\w+)\.py"
 """The files below MODELS that travel with the model."""
-RUNTIMES = {
-    "cpu": ("onnxruntime-genai", "onnxruntime"),
-    "cuda": ("onnxruntime-genai-cuda", "onnxruntime-gpu"),
-    "dml": ("onnxruntime-genai-directml", "onnxruntime-directml"),
-}
-"""The distributions of the runtime, by execution provider."""
 EXAMPLES: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": "The capital of Spain is"},
     "chat": {"messages": [{"role": "user", "content": "What is the capital of Spain?"}], "max_tokens": 32},

@@ -5,6 +5,7 @@ The weights of one module are in memory at a time, so that a model of 3.8 B para
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ LOGITS_AT_ONCE = 100_000_000
 """Logits of one pass, at most, if it is not a single list: 400 MB."""
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,16 +35,32 @@ def reference_logits(huggingface: Path, batches: list[list[int]]) -> Iterator[ND
     """
     import torch
 
-    from slmflow.deferred import deferred_model, reading_weights
-
     torch.set_num_threads(physical_cores())
-    model: Any = deferred_model(huggingface)
+    model, reading = _model(huggingface)
     for length, run in itertools.groupby(batches, len):
         together = max(1, LOGITS_AT_ONCE // (length * model.config.vocab_size))
         while group := list(itertools.islice(run, together)):
-            with torch.inference_mode(), reading_weights(model):
+            with torch.inference_mode(), reading():
                 logits = model(torch.tensor(group), use_cache=False).logits
             yield from logits.numpy()
+
+
+def _model(huggingface: Path) -> tuple[Any, Callable[[], AbstractContextManager[None]]]:
+    """The model, and what it computes within; whole where its tensors have names of their own."""
+    import torch
+
+    from slmflow.deferred import deferred_model, reading_weights
+
+    try:
+        model = deferred_model(huggingface)
+    except SlmflowError:
+        from transformers import AutoModelForCausalLM
+
+        whole = AutoModelForCausalLM.from_pretrained(
+            huggingface, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+        return whole.eval(), contextlib.nullcontext
+    return model, lambda: reading_weights(model)
 
 
 def scored_logprobs(huggingface: Path, windows: list[Window]) -> NDArray[np.float32]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slmflow.config import AdapterConfig, HubSource
 from slmflow.errors import SlmflowError
 from slmflow.files import files_under, link_or_copy, read_json
 from slmflow.sources.manifest import Taken
-from slmflow.tensors import tensors_of
+from slmflow.tensors import tensors_of, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +30,15 @@ REFUSED = {
     "modules_to_save": None,
     "rank_pattern": {},
     "alpha_pattern": {},
+    "alora_invocation_tokens": None,
+    "layer_replication": None,
+    "trainable_token_indices": None,
+    "use_qalora": False,
+    "lora_bias": False,
 }
-"""Settings of an adapter that are not merged unless they have this value."""
+"""Settings of an adapter that are not merged unless they have this value, or are empty."""
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of `init_lora_weights` that leave the base as it was; PiSSA, OLoRA and others change it."""
 
 
 def take(adapter: AdapterConfig, folder: Path) -> Taken:
@@ -54,7 +61,7 @@ def take(adapter: AdapterConfig, folder: Path) -> Taken:
 
 def files_of(adapter: AdapterConfig) -> list[Path]:
     """The two files of an adapter on this machine. Raises SlmflowError when one is not there."""
-    files = [Path(adapter.path) / name for name in (CONFIG, WEIGHTS)]
+    files = [Path(adapter.path).expanduser() / name for name in (CONFIG, WEIGHTS)]
     if missing := [path.name for path in files if not path.is_file()]:
         raise SlmflowError(f"model.adapter.path={adapter.path}: has no {missing[0]}")
     return files
@@ -70,15 +77,16 @@ def merge(model: Path, adapter: Path, folder: Path) -> int:
 
     from slmflow.deferred import as_bytes
 
-    config = read_json(adapter / CONFIG)
-    scale = _scale(config)
+    scale = scale_of(adapter)
     folder.mkdir(parents=True, exist_ok=True)
     pairs = _pairs(adapter / WEIGHTS)
-    count = len(pairs)
+    count, own = len(pairs), set(weight_files(model))
+    if "lm_head.weight" in pairs and read_json(model / "config.json").get("tie_word_embeddings", True):
+        raise SlmflowError("the adapter changes lm_head.weight, which this model shares with its embedding")
     with safe_open(adapter / WEIGHTS, framework="pt") as factors:
         for path in files_under(model):
             target = folder / path.relative_to(model)
-            places = tensors_of(path) if path.suffix == ".safetensors" else {}
+            places = tensors_of(path) if path in own else {}
             changed = sorted(places.keys() & pairs.keys())
             if not changed:
                 link_or_copy(path, target)
@@ -94,14 +102,25 @@ def merge(model: Path, adapter: Path, folder: Path) -> int:
     return count
 
 
-def _scale(config: dict[str, Any]) -> float:
-    if config.get("peft_type") != "LORA":
-        raise SlmflowError(f"the adapter is of type {config.get('peft_type')}: only LORA can be merged")
+def scale_of(adapter: Path) -> float:
+    """What B·A is multiplied by. Raises SlmflowError for an adapter that is no plain LoRA."""
+    try:
+        config = read_json(adapter / CONFIG)
+        kind = config.get("peft_type")
+    except (ValueError, AttributeError):
+        raise SlmflowError(f"the adapter's {CONFIG} cannot be read") from None
+    if kind != "LORA":
+        raise SlmflowError(f"the adapter is of type {kind}: only LORA can be merged")
     for name, plain in REFUSED.items():
-        if config.get(name) not in (plain, None):
-            raise SlmflowError(f"the adapter has {name}={config[name]!r}: only plain LoRA can be merged")
-    rank = config["r"]
-    return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
+        if (value := config.get(name)) and value != plain:
+            raise SlmflowError(f"the adapter has {name}={value!r}: only plain LoRA can be merged")
+    if (start := config.get("init_lora_weights")) not in PLAIN_STARTS:
+        raise SlmflowError(f"the adapter has init_lora_weights={start!r}, which changes the weights below it")
+    try:
+        rank = config["r"]
+        return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
+    except (KeyError, TypeError, ZeroDivisionError, ValueError):
+        raise SlmflowError(f"the adapter's {CONFIG} does not give r and lora_alpha as numbers") from None
 
 
 def _pairs(path: Path) -> dict[str, tuple[str, str]]:
@@ -122,9 +141,11 @@ def _pairs(path: Path) -> dict[str, tuple[str, str]]:
 def _merged(
     name: str, weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float
 ) -> torch.Tensor:
-    if (up.shape[0], down.shape[1]) != tuple(weight.shape):
+    fits = down.dim() == up.dim() == 2 and down.shape[0] == up.shape[1]
+    if not fits or (up.shape[0], down.shape[1]) != tuple(weight.shape):
+        shapes = [" x ".join(map(str, tensor.shape)) for tensor in (up, down, weight)]
         raise SlmflowError(
-            f"the adapter's {name} is {up.shape[0]} x {down.shape[1]}, the model's {weight.shape[0]} x "
-            f"{weight.shape[1]}: it was trained on another model"
+            f"the adapter's {name} is {shapes[0]} by {shapes[1]}, the model's {shapes[2]}: it was trained on "
+            "another model"
         )
     return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)

@@ -28,7 +28,7 @@ def packed_method(source: Path) -> str | None:
 
     Raises SlmflowError for another kind of quantised checkpoint, or another width than 4 bits.
     """
-    if not (source / "config.json").is_file():
+    if not (source / "config.json").is_file() or not any(source.glob("*.safetensors")):
         return None
     config = read_json(source / "config.json").get("quantization_config")
     if config is None:
@@ -41,6 +41,10 @@ def packed_method(source: Path) -> str | None:
         )
     if str(config.get("version", "gemm")).lower() != "gemm":
         raise SlmflowError(f"config.json: awq version {config['version']!r} cannot be read: only gemm")
+    if config.get("checkpoint_format", "gptq") != "gptq":
+        raise SlmflowError(
+            f"config.json: checkpoint_format {config['checkpoint_format']!r} cannot be read: only gptq"
+        )
     return str(method)
 
 
@@ -79,6 +83,8 @@ def _tensors(source: Path, quantisation: dict[str, Any]) -> Iterator[tuple[str, 
     where = {name: tensor.path for name, tensor in tensors_in(source).items()}
 
     def read(key: str) -> torch.Tensor:
+        if key not in where:
+            raise SlmflowError(f"the checkpoint has no tensor {key}, which its codes need")
         with safe_open(where[key], framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(key)
         return tensor
@@ -91,8 +97,7 @@ def _tensors(source: Path, quantisation: dict[str, Any]) -> Iterator[tuple[str, 
                 yield f"{module}.weight", unpack_awq(words, zeros, scales)
             else:
                 groups = read(f"{module}.g_idx") if f"{module}.g_idx" in where else None
-                less_one = quantisation.get("checkpoint_format", "gptq") == "gptq"
-                yield f"{module}.weight", unpack_gptq(words, zeros, scales, groups, less_one=less_one)
+                yield f"{module}.weight", unpack_gptq(words, zeros, scales, groups)
         elif part not in ("qzeros", "scales", "g_idx"):
             yield key, read(key)
 
@@ -111,15 +116,13 @@ def unpack_gptq(
     zeros: torch.Tensor,
     scales: torch.Tensor,
     groups: torch.Tensor | None = None,
-    *,
-    less_one: bool = True,
 ) -> torch.Tensor:
     """The weight (out, in) of GPTQ's words (in / 8, out), zeros (groups, out / 8), scales (groups, out).
 
-    `groups` is the group of each input; `less_one` says that zeros are stored less one (the first format).
+    `groups` is the group of each input. Zeros are stored less one.
     """
     codes = _nibbles(words).transpose(1, 2).flatten(0, 1)
-    points = _nibbles(zeros).flatten(1) + int(less_one)
+    points = _nibbles(zeros).flatten(1) + 1
     if groups is None:
         import torch
 

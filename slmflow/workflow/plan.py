@@ -195,9 +195,10 @@ def disbelieve(
     for parameter in STEPS[item.node.step].of_model:
         if parameter in item.upstream and (why := _another_model(run, parameter, item.upstream[parameter])):
             return why
-    pinned = item.composition.config.model.source.digest
-    if item.node.step == "fetch" and pinned and run.tags.get("slmflow.source.digest") != pinned:
-        return f"its content is not what model.source.digest={pinned[:12]}… pins"
+    model = item.composition.config.model
+    for name, pinned in {"source": model.source.digest, "adapter": model.adapter.digest}.items():
+        if item.node.step == "fetch" and pinned and run.tags.get(f"slmflow.{name}.digest") != pinned:
+            return f"its content is not what model.{name}.digest={pinned[:12]}… pins"
     return _registry_moved(run, item, store) if item.node.step == "register" else None
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +151,9 @@ def agree(composition: Composition, upstream: dict[str, Run]) -> None:
         theirs: Ingredients = read_json(runs.local_path_of(run, FINGERPRINT))
         mine = {"config": configuration_of(step, composition)}
         lines = differences({"config": theirs["config"]}, mine)
+        adapted = any(path.startswith("adapter/") for path in runs.index_of(run)["files"])
+        if step.name == "fetch" and adapted != composition.config.model.adapter.given:
+            lines = [f"model.adapter {'given' if adapted else 'none'} → {'none' if adapted else 'given'}"]
         if lines:
             raise SlmflowError(
                 f"{name}={run.info.run_id} was made from another configuration: {lines[0]} (there → here); "
@@ -174,8 +177,9 @@ def _record(began: float) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {
-            name: version(name)
-            for name in ("mlflow", "onnxruntime-genai", "onnxruntime", "transformers", "torch")
+            found.name: found.version
+            for found in distributions()
+            if found.name.startswith("onnxruntime") or found.name in ("mlflow", "transformers", "torch")
         },
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slmflow.config.export import RUNTIMES
 from slmflow.errors import SlmflowError
 
 if TYPE_CHECKING:
@@ -41,11 +42,20 @@ class Step:
 
 def _fetches(config: Config) -> tuple[str, ...]:
     reads = ("gguf", "numpy", "safetensors", "tokenizers")
-    return (*reads, "torch", "transformers") if config.model.source.kind == "random" else reads
+    computes = config.model.source.kind == "random" or config.model.adapter.given
+    return (*reads, "torch", "transformers") if computes else reads
 
 
 def _exports(config: Config) -> tuple[str, ...]:
-    proofs = ("onnxruntime", "onnxruntime-genai", "numpy", "torch", "transformers", "tokenizers", "jinja2")
+    proofs = (
+        "onnx",
+        *RUNTIMES[config.export.provider.value],
+        "numpy",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "jinja2",
+    )
     exporters = {
         "genai": ("onnx-ir",),
         "optimum": ("optimum", "optimum-onnx", "onnx"),

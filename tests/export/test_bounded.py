@@ -8,7 +8,7 @@ import pytest
 from slmflow.compose import compose
 from slmflow.errors import SlmflowError
 from slmflow.export import bounded, export_folder
-from slmflow.export.genai import builder_options
+from slmflow.export.genai import builder_options, described
 from slmflow.export.proofs import prove
 from slmflow.files import digests_under
 
@@ -37,16 +37,10 @@ def stock(config, source, folder):
         config.provider.value,
         f"{folder}-cache",
     )
-    options = [f"{k}={v}" for k, v in builder_options(config, compose_model(source)).items()]
+    options = [f"{k}={v}" for k, v in builder_options(config, described(source)).items()]
     with contextlib.redirect_stdout(io.StringIO()):
         builder.create_model(*arguments, **builder.parse_extra_options(*arguments, options))
     return folder
-
-
-def compose_model(source):
-    from slmflow.files import read_json
-
-    return read_json(source / "config.json")
 
 
 def assert_same_bytes(make_model, make_onnx, tmp_path, export, overrides):
@@ -92,7 +86,7 @@ def test_options_that_the_stock_builder_makes_unloadable_of_a_tied_model_load_an
 ):
     tied = make_model("model.source.architecture=llama model.source.tied=true")
     config = compose(model="tiny_phi3", export=export, overrides=overrides).config.export
-    assert builder_options(config, compose_model(tied))["shared_embeddings"] == "true"
+    assert builder_options(config, described(tied))["shared_embeddings"] == "true"
     export_folder(config, tied, tmp_path / "onnx", tmp_path)
     limit = 1e-5 if export == "int8_cpu" else 1e-3
     assert max(prove(tmp_path / "onnx", tied, config.precision)["logits"].values()) < limit
@@ -117,7 +111,7 @@ def test_a_projection_as_wide_as_the_vocabulary_is_not_taken_for_the_head(make_m
 
 
 def test_blocks_that_do_not_divide_the_rows_give_the_head_a_weight_of_its_own(make_model):
-    tied = compose_model(make_model("model.source.architecture=llama model.source.tied=true"))
+    tied = described(make_model("model.source.architecture=llama model.source.tied=true"))
     config = compose(model="tiny_phi3", export="int4_block128_cpu").config.export
     assert tied["hidden_size"] == 64
     assert builder_options(config, tied)["shared_embeddings"] == "false"

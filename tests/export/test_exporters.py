@@ -10,9 +10,9 @@ from slmflow.compose import compose
 from slmflow.config import Precision
 from slmflow.errors import SlmflowError
 from slmflow.export import export_folder
-from slmflow.export.genai import builder_options
+from slmflow.export.genai import builder_options, described
 from slmflow.export.proofs import prove
-from slmflow.files import digests_under, read_json
+from slmflow.files import digests_under
 
 ARCHITECTURES = ["llama", "phi3", "qwen3", "gemma3"]
 
@@ -54,7 +54,7 @@ def test_the_variants_weights_have_the_precision_that_they_name(make_onnx):
 
 
 def test_the_builder_is_given_todays_option_names(tiny):
-    options = builder_options(compose(export="int4_mixed_cpu").config.export, read_json(tiny / "config.json"))
+    options = builder_options(compose(export="int4_mixed_cpu").config.export, described(tiny))
     assert options == {
         "shared_embeddings": "false",
         "algo_config": "k_quant",

@@ -10,7 +10,7 @@ from slmflow.compose import compose
 from slmflow.deferred import leaf_names
 from slmflow.export import export_folder
 from slmflow.export.calibration import TEXT, second_moments
-from slmflow.export.gptq import gptq
+from slmflow.export.gptq import gptq, inverse_factor
 from slmflow.export.nbits import Recipe, quantise
 from slmflow.export.proofs import prove
 from slmflow.text import shipped_text
@@ -42,8 +42,8 @@ def correlated(rows, seed):
 )
 def test_any_weight_is_laid_out_by_columns_and_blocks(rows, columns, block_size, seed):
     weight = np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32)
-    codes, scales, zeros = gptq(weight, correlated(rows, seed)[1], 4, block_size)
-    parts = quantise(weight, Recipe("gptq", 4, block_size, True), correlated(rows, seed)[1])
+    codes, scales, zeros = gptq(weight, inverse_factor(correlated(rows, seed)[1]), 4, block_size)
+    parts = quantise(weight, Recipe("gptq", 4, block_size, True), inverse_factor(correlated(rows, seed)[1]))
     blocks = np.arange(rows) // block_size
     meant = (codes.astype(np.float32) - zeros[blocks]) * scales[blocks]
     assert np.array_equal(values_of(parts, rows, block_size), meant)
@@ -55,7 +55,7 @@ def test_what_the_layer_computes_is_twice_closer_than_by_rounding(seed):
     weight = np.random.default_rng(seed).normal(size=(128, 32)).astype(np.float32)
 
     def error(method):
-        parts = quantise(weight, Recipe(method, 4, 32, False), moments)
+        parts = quantise(weight, Recipe(method, 4, 32, False), inverse_factor(moments))
         return np.linalg.norm(inputs @ (weight - values_of(parts, 128, 32)))
 
     assert error("gptq") < error("rtn") / 2
@@ -65,7 +65,7 @@ def test_without_correlation_or_inputs_it_is_rounding():
     weight = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
     rounded = quantise(weight, Recipe("rtn", 4, 32, False))
     for moments in (np.eye(64), np.zeros((64, 64))):
-        fitted = quantise(weight, Recipe("gptq", 4, 32, False), moments)
+        fitted = quantise(weight, Recipe("gptq", 4, 32, False), inverse_factor(moments))
         assert np.allclose(values_of(fitted, 64, 32), values_of(rounded, 64, 32), atol=1e-5)
 
 

@@ -12,7 +12,9 @@ from slmflow.export.preflight import Weights, refuse_what_cannot_end, room_neede
 from slmflow.files import size_under
 from slmflow.machine import available_memory
 
-PHI3 = Weights(total=3_821_000_000, largest=98_500_000, embedding=98_500_000, moments=3_000_000_000)
+PHI3 = Weights(
+    total=3_821_000_000, largest=98_500_000, embedding=98_500_000, moments=3_000_000_000, widest=8192
+)
 
 
 def test_the_estimate_is_read_from_the_headers(tiny):

@@ -1,6 +1,7 @@
 """An adapter is merged into the weights that every later step reads, or refused with what is wrong."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -96,8 +97,12 @@ def widen(tensors):
         (None, {"bias": "all"}, "has bias='all'"),
         (None, {"modules_to_save": ["lm_head"]}, "has modules_to_save="),
         (None, {"rank_pattern": {"q_proj": 8}}, "has rank_pattern="),
+        (None, {"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which changes the weights"),
+        (None, {"alora_invocation_tokens": [1]}, r"has alora_invocation_tokens=\[1\]"),
+        (None, {"r": 0}, "does not give r and lora_alpha as numbers"),
+        (None, {"lora_alpha": None}, "does not give r and lora_alpha as numbers"),
         (rename, {}, r"changes model\.layers\.9\.mlp\.up_proj\.weight, which the model does not have"),
-        (widen, {}, r"q_proj\.weight is 64 x 65, the model's 64 x 64: it was trained on another model"),
+        (widen, {}, r"q_proj\.weight is 64 x 4 by 4 x 65, the model's 64 x 64: it was trained on"),
         (lambda t: t.pop(f"base_model.model.{NAMES[0]}.lora_B.weight"), {}, "without its other factor"),
         (lambda t: t.update(lm_head=torch.zeros(1)), {}, "holds lm_head, which is no factor"),
     ],
@@ -106,6 +111,33 @@ def test_what_cannot_be_merged_is_refused_by_name(model, adapter, tmp_path, chan
     folder = adapter(change or (lambda tensors: None), **config)
     with pytest.raises(SlmflowError, match=said):
         merge(model, folder, tmp_path / "merged")
+
+
+def test_settings_that_are_empty_refuse_nothing(model, adapter, tmp_path):
+    assert merge(model, adapter(modules_to_save=[], rank_pattern=None), tmp_path / "merged") == 2
+
+
+def test_only_the_models_own_files_are_merged_and_read(model, adapter, tmp_path):
+    """Another safetensors file beside the model's, with tensors of the same names."""
+    folder = shutil.copytree(model, tmp_path / "two")
+    stray = {name: torch.zeros_like(value) for name, value in load_file(model / "model.safetensors").items()}
+    save_file(stray, folder / "old.safetensors")
+    merge(folder, adapter(), tmp_path / "merged")
+    merge(model, adapter(), tmp_path / "expected")
+    found, expected = (digests_under(tmp_path / name) for name in ("merged", "expected"))
+    assert found["model.safetensors"] == expected["model.safetensors"]
+    plain, same = (next(reference_logits(source, [[1, 2, 3]])) for source in (model, folder))
+    assert (plain == same).all()
+
+
+def test_the_head_of_a_tied_model_is_not_adapted(make_model, adapter, tmp_path):
+    def head(tensors):
+        tensors["base_model.model.lm_head.lora_A.weight"] = torch.zeros(4, 64)
+        tensors["base_model.model.lm_head.lora_B.weight"] = torch.zeros(1024, 4)
+
+    tied = make_model("model.source.architecture=llama model.source.tied=true")
+    with pytest.raises(SlmflowError, match=r"lm_head\.weight, which this model shares"):
+        merge(tied, adapter(head), tmp_path / "merged")
 
 
 def test_an_adapter_is_taken_from_a_folder_and_one_without_weights_refused(adapter, tmp_path):

@@ -107,17 +107,14 @@ def test_the_exported_graph_has_the_checkpoints_codes_and_is_the_same_model(chec
     assert np.array_equal(flat, codes["model.layers.1.mlp.down_proj"].T.numpy())
 
 
-@pytest.mark.parametrize("less_one", [True, False])
-def test_inputs_of_gptq_may_be_in_any_group(less_one):
+def test_inputs_of_gptq_may_be_in_any_group():
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 16, (64, 8), generator=generator, dtype=torch.int32)
     zeros = torch.randint(1, 16, (2, 8), generator=generator, dtype=torch.int32)
     scales = torch.rand(2, 8, generator=generator)
     groups = torch.randint(0, 2, (64,), generator=generator, dtype=torch.int32)
     expected = (codes - zeros[groups]) * scales[groups]
-    found = unpack_gptq(
-        words(codes.T.contiguous()).T, words(zeros - int(less_one)), scales, groups, less_one=less_one
-    )
+    found = unpack_gptq(words(codes.T.contiguous()).T, words(zeros - 1), scales, groups)
     assert torch.equal(found, expected.T)
 
 
@@ -134,12 +131,15 @@ def test_awq_keeps_its_columns_in_its_own_order():
     ("quantisation", "said"),
     [
         ({"quant_method": "awq", "bits": 8}, "quantised by awq at 8 bits cannot be read"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2"}, "checkpoint_format 'gptq_v2'"),
         ({"quant_method": "bitsandbytes"}, "quantised by bitsandbytes at None bits"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "awq version 'gemv' cannot be read"),
     ],
 )
 def test_another_kind_of_checkpoint_is_refused(tiny, tmp_path, quantisation, said):
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": quantisation}))
+    assert packed_method(tmp_path) is None, "not for a folder without safetensors"
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(SlmflowError, match=said):
         packed_method(tmp_path)
     assert packed_method(tiny) is None
