@@ -50,4 +50,4 @@ def second_moments(folder: Path) -> Moments:
     with torch.inference_mode(), reading_weights(model):
         for start in range(0, len(ids), window):
             model(torch.tensor([ids[start : start + window]]), use_cache=False)
-    return {name: sums[name].mul_(2 / len(ids)).numpy() for name in sums}
+    return {name: (sums.pop(name) * (2 / len(ids))).numpy() for name in list(sums)}
