@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 
-from slmflow.errors import SlmflowError
 from slmflow.files import canonical_digest, write_json
 from slmflow.sources import take
 from slmflow.sources.huggingface import make_huggingface
@@ -79,12 +78,7 @@ def _adapter(context: Context, config: AdapterConfig) -> Taken:
 
     taken = adapter.take(config, context.scratch / "adapter")
     adapter.scale_of(taken.folder)
-    digest = build_manifest(taken, "")["digest"]
-    if config.digest and digest != config.digest:
-        raise SlmflowError(
-            f"{taken.origin}: the adapter's digest is {digest}, but model.adapter.digest says "
-            f"{config.digest}; it is not what was pinned"
-        )
+    enforce_digest(build_manifest(taken, ""), config.digest, "model.adapter.digest")
     return taken
 
 

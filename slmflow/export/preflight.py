@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmflow.config import ExportConfig, GenaiExport, Method, Precision, Provider
+from slmflow.config.export import RUNTIMES
 from slmflow.errors import SlmflowError
 from slmflow.machine import available_memory
 from slmflow.tensors import tensors_in
@@ -48,9 +49,10 @@ class Room:
 
 def weights_in(folder: Path) -> Weights:
     """From the headers of a Hugging Face folder's safetensors; nothing else is read."""
-    sizes = {name: tensor.size for name, tensor in tensors_in(folder).items()}
+    held = tensors_in(folder)
+    sizes = {name: tensor.size for name, tensor in held.items()}
     embedding = max((size for name, size in sizes.items() if "embed_tokens" in name), default=0)
-    inputs = [it.shape[1] for it in tensors_in(folder).values() if len(it.shape) == 2]
+    inputs = [tensor.shape[1] for tensor in held.values() if len(tensor.shape) == 2]
     moments = sum(width**2 for width in inputs)
     return Weights(sum(sizes.values()), max(sizes.values()), embedding, moments, max(inputs, default=0))
 
@@ -100,5 +102,5 @@ def _refuse_provider(provider: Provider) -> None:
         raise SlmflowError(
             f"export.provider={provider.value}: the installed onnxruntime-genai has no such provider, so the "
             "graph could not be proven; export on a machine that has it, with "
-            f"onnxruntime-genai-{'directml' if provider is Provider.dml else 'cuda'} installed in its place"
+            f"{RUNTIMES[provider.value][0]} installed in its place"
         )

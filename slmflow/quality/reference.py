@@ -16,15 +16,15 @@ from slmflow.files import read_json, write_json
 from slmflow.models.slm_runtime.cores import physical_cores
 from slmflow.quality.fidelity import Window, log_softmax
 
-LOGITS_AT_ONCE = 100_000_000
-"""Logits of one pass, at most, if it is not a single list: 400 MB."""
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+LOGITS_AT_ONCE = 100_000_000
+"""Logits of one pass, at most, if it is not a single list: 400 MB."""
 
 
 def reference_logits(huggingface: Path, batches: list[list[int]]) -> Iterator[NDArray[np.float32]]:

@@ -33,11 +33,11 @@ class Taken:
     """Overrides that pin this very content."""
 
 
-def enforce_digest(manifest: dict[str, Any], pinned: str) -> None:
-    """Raise SlmflowError if a digest was pinned and the content is another."""
+def enforce_digest(manifest: dict[str, Any], pinned: str, key: str = "model.source.digest") -> None:
+    """Raise SlmflowError if a digest was pinned, by `key`, and the content is another."""
     if pinned and manifest["digest"] != pinned:
         raise SlmflowError(
-            f"{manifest['origin']}: the content's digest is {manifest['digest']}, but model.source.digest "
+            f"{manifest['origin']}: the content's digest is {manifest['digest']}, but {key} "
             f"says {pinned}; it is not what was pinned"
         )
 

@@ -58,7 +58,7 @@ def _exports(config: Config) -> tuple[str, ...]:
     )
     exporters = {
         "genai": ("onnx-ir",),
-        "optimum": ("optimum", "optimum-onnx", "onnx"),
+        "optimum": ("optimum", "optimum-onnx"),
         "prebuilt": (),
     }
     return (*proofs, *exporters[config.export.exporter])
