@@ -15,8 +15,8 @@ from tests.workflow.made_runs import finished
 def collected(store):
     """Names of the runs left after `gc delete=true`, beside a driver that is at its export."""
     client = MlflowClient()
-    reused = finished(store, "fetch", {"manifest.json": "{}"}, key="a" * 64)
-    loose = finished(store, "fetch", {"manifest.json": "[]"}, key="b" * 64)
+    reused = finished("fetch", {"manifest.json": "{}"}, key="a" * 64)
+    loose = finished("fetch", {"manifest.json": "[]"}, key="b" * 64)
     driver = client.create_run("0", tags={KIND_TAG: "driver"}, run_name="driver").info.run_id
     items = [{"name": "fetch", "step": "fetch", "state": "cached", "run_id": reused.info.run_id}]
     client.log_text(driver, json.dumps(items), PLAN)

@@ -14,7 +14,7 @@ from tests.workflow.made_runs import finished
 
 
 def step(tmp_path, files):
-    return finished(tmp_path, "export_onnx", files)
+    return finished("export_onnx", files)
 
 
 def test_content_that_differs_is_named_file_by_file_and_record_is_not(store, tmp_path):

@@ -19,13 +19,12 @@ KEY = "a" * 64
 
 @pytest.fixture
 def fetched(store):
-    return finished(store, "fetch", {"manifest.json": "{}"}, key=KEY)
+    return finished("fetch", {"manifest.json": "{}"}, key=KEY)
 
 
 @pytest.fixture
 def logged(store, fetched):
     return finished(
-        store,
         "log_pipeline",
         {"logged.json": "{}"},
         upstream={"fetch_run": fetched.info.run_id},
@@ -38,19 +37,19 @@ def fetch_of(logged):
 
 
 def test_the_upstream_is_the_recorded_run_while_it_is_whole(store, fetched, logged):
-    finished(store, "fetch", {"manifest.json": "{}"}, key=KEY)
+    finished("fetch", {"manifest.json": "{}"}, key=KEY)
     assert fetch_of(logged) == fetched.info.run_id
 
 
 def test_an_upstream_that_was_removed_is_replaced_by_one_of_the_same_key(store, fetched, logged):
-    other = finished(store, "fetch", {"manifest.json": "{}"}, key=KEY)
-    finished(store, "fetch", {"manifest.json": "{}"}, key="b" * 64)
+    other = finished("fetch", {"manifest.json": "{}"}, key=KEY)
+    finished("fetch", {"manifest.json": "{}"}, key="b" * 64)
     MlflowClient().delete_run(fetched.info.run_id)
     assert fetch_of(logged) == other.info.run_id
 
 
 def test_an_upstream_that_was_damaged_is_replaced_by_one_of_the_same_key(store, fetched, logged):
-    other = finished(store, "fetch", {"manifest.json": "{}"}, key=KEY)
+    other = finished("fetch", {"manifest.json": "{}"}, key=KEY)
     manifest = Path(fetched.info.artifact_uri) / "manifest.json"
     os.chmod(manifest, 0o644)
     manifest.write_text("[]")
@@ -58,7 +57,7 @@ def test_an_upstream_that_was_damaged_is_replaced_by_one_of_the_same_key(store, 
 
 
 def test_an_upstream_without_a_replacement_is_refused_by_its_id(store, fetched, logged):
-    finished(store, "fetch", {"manifest.json": "{}"}, key="b" * 64)
+    finished("fetch", {"manifest.json": "{}"}, key="b" * 64)
     MlflowClient().delete_run(fetched.info.run_id)
     with pytest.raises(SlmflowError, match=f"fetch_run={fetched.info.run_id}: that fetch run was deleted"):
         fetch_of(logged)

@@ -12,25 +12,24 @@ from slmflow.compose import compose
 from slmflow.errors import SlmflowError, one_line
 from slmflow.workflow import runs
 from slmflow.workflow.fingerprint import configuration_of
-from slmflow.workflow.plan import KEY_TAG, KIND_TAG, STEP_TAG, upstream_tag
+from slmflow.workflow.plan import KEY_TAG, KIND_TAG, STEP_TAG
 from slmflow.workflow.shell import main, parse_arguments
 from slmflow.workflow.steps import STEPS
 from tests.conftest import store_uri
+from tests.workflow.made_runs import finished
 
 
 def step_run(step, status="FINISHED", words=None, upstream=None):
     """A finished step as far as later steps look at it, composed from `words`."""
     composition = compose(**(words or {"model": "tiny_phi3"}))
     named = {**composition.choices, "overrides": composition.overrides}
-    with mlflow.start_run() as run:
-        mlflow.set_tags({tag: named[word] for word, tag in runs.WORD_TAGS.items()})
-        mlflow.set_tags({KIND_TAG: "step", STEP_TAG: step, KEY_TAG: f"key of {step}"})
-        mlflow.set_tags({upstream_tag(name): run_id for name, run_id in (upstream or {}).items()})
-        mlflow.log_dict(
-            {"config": configuration_of(STEPS[step], composition), "upstream": {}}, "fingerprint.json"
-        )
-    MlflowClient().set_terminated(run.info.run_id, status)
-    return run.info.run_id
+    config = configuration_of(STEPS[step], composition)
+    run_id = finished(step, {}, key=f"key of {step}", upstream=upstream, config=config).info.run_id
+    client = MlflowClient()
+    for word, tag in runs.WORD_TAGS.items():
+        client.set_tag(run_id, tag, named[word])
+    client.set_terminated(run_id, status)
+    return run_id
 
 
 @pytest.fixture
