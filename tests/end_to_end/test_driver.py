@@ -31,6 +31,8 @@ def command(store, words, overrides=QUICK):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A suite that a shell started with `&` ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
