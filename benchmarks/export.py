@@ -56,7 +56,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 VARIANTS = {
     "135M": ("fp32_cpu", "int8_cpu", "int4_cpu", "int4_mixed_cpu"),
     "1B": ("int8_cpu", "int4_cpu", "int4_mixed_cpu"),
-    "3.8B": ("int4_cpu", "int4_rtn_cpu"),
+    "3.8B": ("int4_cpu", "int4_rtn_cpu", "int4_kquant_cpu", "int4_mixed_cpu"),
 }
 
 
