@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 def work(context: Context) -> None:
     """Export and prove."""
-    from slmflow.config import Precision
-    from slmflow.export import export_folder
+    from slmflow.export import Codes, export_folder
     from slmflow.export.preflight import refuse_what_cannot_end
-    from slmflow.export.proofs import prove
+    from slmflow.export.proofs import arithmetic, prove
     from slmflow.workflow import runs
 
     config = context.config.export
@@ -34,15 +33,13 @@ def work(context: Context) -> None:
     prebuilt = config.exporter == "prebuilt"
     huggingface = None if prebuilt and not context.composition.base else runs.huggingface(fetch)
     weights = runs.artifact(fetch, "source") if huggingface is None or prebuilt else huggingface
+    kind = runs.json_artifact(fetch, "manifest.json")["codes"]
+    codes = Codes(kind, runs.artifact(fetch, "source")) if kind else None
     if huggingface is not None and not prebuilt:
         refuse_what_cannot_end(config, huggingface, context.scratch)
-        packed = runs.json_artifact(fetch, "manifest.json")["packed"]
-        if packed and config.exporter == "genai" and config.precision is Precision.int4:
-            print(f"  the {packed} codes are taken as they are")
-            weights = runs.artifact(fetch, "source")
     folder = context.scratch / "onnx"
-    options = export_folder(config, weights, folder, context.scratch)
-    proofs = prove(folder, huggingface, config.precision)
+    options = export_folder(config, weights, folder, context.scratch, codes)
+    proofs = prove(folder, huggingface, arithmetic(config))
     folder.rename(context.outputs / "onnx")
     folder = context.outputs / "onnx"
     description = {

@@ -21,9 +21,8 @@ import mlflow
 
 from slmflow.files import canonical_digest, write_json
 from slmflow.sources import take
-from slmflow.sources.huggingface import make_huggingface
+from slmflow.sources.huggingface import codes_in, make_huggingface
 from slmflow.sources.manifest import build_manifest, enforce_digest, parameters_in
-from slmflow.sources.packed import packed_method
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
@@ -46,17 +45,20 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
     taken = take(model.source, context.scratch / folder)
     manifest = build_manifest(taken, model.licence)
     enforce_digest(manifest, model.source.digest)
+    codes = codes_in(taken.folder)
+    if codes == "gguf":
+        _describe_gguf(manifest, taken.folder)
     digest = manifest["digest"]
     prefix = "" if folder == "source" else f"{folder}_"
     made = make_huggingface(taken.folder, context.outputs / f"{prefix}huggingface")
     place = {"source": folder, "made": f"{prefix}huggingface", "none": None}[made]
-    if packed := packed_method(taken.folder):
+    if codes:
         manifest["parameters"] = parameters_in(context.outputs / str(place))
     if adapter is not None:
-        packed = None  # the codes know nothing of it
+        codes = None  # they know nothing of it
         place = _adapt(context, adapter, manifest, taken.folder if made == "source" else None)
     taken.folder.rename(context.outputs / folder)
-    manifest["huggingface"], manifest["packed"] = place, packed
+    manifest["huggingface"], manifest["codes"] = place, codes
     write_json(context.outputs / manifest_name, manifest)
     size = sum(entry["size"] for entry in manifest["files"].values())
     print(f"  {taken.origin}: {len(manifest['files'])} files, {size / 1e6:.0f} MB, digest {digest[:12]}")
@@ -70,6 +72,17 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
         print(f"  to pin this content, put into {place}:")
         print("\n".join(f"    {pin}" for pin in pins))
     mlflow.set_tags({f"slmflow.{folder}.digest": digest, f"slmflow.{folder}.commit": str(taken.commit)})
+
+
+def _describe_gguf(manifest: dict[str, Any], folder: Path) -> None:
+    """Note what the file says of itself; its licence counts where the configuration knows none."""
+    from slmflow.gguf.file import described
+    from slmflow.gguf.header import read_gguf
+
+    manifest["gguf"] = own = described(read_gguf(next(folder.glob("*.gguf"))))
+    if manifest["licence"] == "unknown" and own["licence"]:
+        manifest["licence"] = own["licence"]
+    print(f"  {own['file']}: {own['name']}, {own['quantisation']}")
 
 
 def _adapter(context: Context, config: AdapterConfig) -> Taken:

@@ -90,6 +90,7 @@ def _register(context: Context, name: str, evaluation: dict[str, Any], verdict: 
         "licence": logged["licence"],
         "source_digest": logged["source_digest"],
         "precision": logged["precision"],
+        **{f"gguf.{key}": str(value) for key, value in (logged["gguf"] or {}).items()},
         "gate": verdict.word if judged else "not judged",
         "evaluate_run": evaluate_run.info.run_id,
         **{f"metric.{key}": f"{value:.6g}" for key, value in figures.items()},

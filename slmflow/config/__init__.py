@@ -17,6 +17,8 @@ from slmflow.config.driver import DriverConfig, Verify
 from slmflow.config.export import (
     ExportConfig,
     GenaiExport,
+    GgufExport,
+    Level,
     Method,
     OptimumExport,
     PackageConfig,
@@ -46,7 +48,9 @@ __all__ = [
     "GateConfig",
     "GateMode",
     "GenaiExport",
+    "GgufExport",
     "HubSource",
+    "Level",
     "LocalSource",
     "Method",
     "MlflowSource",
@@ -94,6 +98,13 @@ class Config:
     gate: GateConfig = field(default_factory=GateConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
 
+    def __post_init__(self) -> None:
+        if self.export.exporter == "gguf" and self.model.adapter.given:
+            raise ValueError(
+                "export.exporter='gguf' takes the codes of the file as they are, and model.adapter changes "
+                "the weights: choose another export, such as export=int8_cpu"
+            )
+
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "schema/source": {
@@ -103,7 +114,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "mlflow": MlflowSource,
         "random": RandomSource,
     },
-    "schema/export": {"genai": GenaiExport, "optimum": OptimumExport, "prebuilt": PrebuiltExport},
+    "schema/export": {
+        "genai": GenaiExport,
+        "gguf": GgufExport,
+        "optimum": OptimumExport,
+        "prebuilt": PrebuiltExport,
+    },
 }
 """Config groups by which a file under `conf/` picks the fields that it may have."""
 

@@ -17,6 +17,8 @@ class Precision(Enum):
     fp16 = "fp16"
     int8 = "int8"
     int4 = "int4"
+    gguf = "gguf"
+    """As the GGUF file has it."""
     source = "source"
     """As the prebuilt folder has it."""
 
@@ -81,8 +83,10 @@ class GenaiExport(ExportConfig):
     """Head and embedding are one weight in the graph; null: where the model ties them and blocks fit."""
 
     def __post_init__(self) -> None:
-        if self.precision is Precision.source:
-            raise ValueError("export.precision='source': the model builder makes fp32, fp16, int8 or int4")
+        if self.precision in (Precision.source, Precision.gguf):
+            raise ValueError(
+                f"export.precision={self.precision.value!r}: the model builder makes fp32, fp16, int8 or int4"
+            )
         if self.block_size not in (16, 32, 64, 128, 256):
             raise ValueError(f"export.block_size={self.block_size!r}: allowed are 16, 32, 64, 128, 256")
         in_range("export.accuracy_level", self.accuracy_level, 0, 4)
@@ -111,6 +115,35 @@ UNSUPPORTED = {
     (Precision.int8, Provider.dml): "DirectML has no 8-bit MatMulNBits: choose fp16 or int4",
     (Precision.fp32, Provider.dml): "the builder makes fp16 and int4 for DirectML",
 }
+
+
+class Level(Enum):
+    """Arithmetic of a GGUF file's codes; the weights are exactly the file's at each."""
+
+    exact = "exact"
+    """fp32 throughout; 8-bit codes as two 4-bit halves, as the 8-bit kernel has no fast fp32 form."""
+    precise = "precise"
+    """Activations of 15 bits: what the 8-bit kernel would round off goes through it as a second row."""
+    fast = "fast"
+    """Activations of 8 bits, as llama.cpp computes."""
+
+
+@dataclass
+class GgufExport(ExportConfig):
+    """A GGUF file's own codes in the model builder's graph."""
+
+    exporter: str = "gguf"
+    precision: Precision = Precision.gguf
+    level: Level = Level.precise
+
+    def __post_init__(self) -> None:
+        if self.precision is not Precision.gguf:
+            raise ValueError(f"export.precision={self.precision.value!r}: exporter gguf keeps the file's own")
+        if self.provider is not Provider.cpu:
+            raise ValueError(
+                f"export.provider={self.provider.value!r}: exporter gguf is for the CPU; "
+                "for others choose export=int4_cuda, fp16_cuda, int4_dml or fp16_dml"
+            )
 
 
 @dataclass

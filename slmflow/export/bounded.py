@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -30,16 +31,18 @@ if TYPE_CHECKING:
 
     from slmflow.export.calibration import Moments
 
+Rewrite = Callable[[ir.Model, dict[str, torch.Tensor]], ir.Model]
 QUANTISED = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8)
 HEAD = "/lm_head/MatMul"
 
 
 @contextlib.contextmanager
-def bounded_memory(moments: Moments | None = None) -> Iterator[None]:
+def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = None) -> Iterator[None]:
     """Within it, `builder.create_model` reads, quantises and writes one weight at a time.
 
-    With the `moments` of the weights' inputs it quantises by GPTQ, which the builder knows as `rtn`. Raises
-    SlmflowError for a calibrated model whose tensors have other names than its parameters.
+    With the `moments` of the weights' inputs it quantises by GPTQ, which the builder knows as `rtn`.
+    `rewrite` makes another graph of a float one, and of its initializers' tensors by name. Raises
+    SlmflowError when either is given for a model whose tensors have other names than its parameters.
     """
     from onnxruntime_genai.models.builder import Model
 
@@ -51,7 +54,7 @@ def bounded_memory(moments: Moments | None = None) -> Iterator[None]:
             try:
                 return deferred_model(Path(input_path))
             except SlmflowError as error:
-                if moments is not None:
+                if moments is not None or rewrite is not None:
                     raise
                 print(f"  the weights are loaded whole: {error}", file=sys.stderr)
         return load_whole(self, input_path)
@@ -78,7 +81,7 @@ def bounded_memory(moments: Moments | None = None) -> Iterator[None]:
         return recipe.bits, names["codes"], names["scales"], names.get("zero_points", "")
 
     def save(self: Any, out_dir: str) -> None:
-        save_model(self, out_dir, tensors, moments)
+        save_model(self, out_dir, tensors, moments, rewrite)
 
     patches = {
         "load_weights": load_weights,
@@ -104,7 +107,13 @@ def recipe_of(model: Any, node: str, moments: Moments | None) -> Recipe:
     )
 
 
-def save_model(self: Any, out_dir: str, tensors: dict[str, torch.Tensor], moments: Moments | None) -> None:
+def save_model(
+    self: Any,
+    out_dir: str,
+    tensors: dict[str, torch.Tensor],
+    moments: Moments | None,
+    rewrite: Rewrite | None,
+) -> None:
     """The builder's `save_model`, writing as it quantises; `tensors` are its initializers' values by name."""
     model = self.model
     if self.onnx_dtype in QUANTISED and not (self.quant_type is not None and self.quant_attrs["use_qdq"]):
@@ -121,6 +130,8 @@ def save_model(self: Any, out_dir: str, tensors: dict[str, torch.Tensor], moment
             self.quant_attrs["accuracy_level"] or 0,
             moments,
         )
+    if rewrite is not None:
+        model = rewrite(model, tensors)
     model.graph.sort()
     total = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     with tqdm(total=total, desc="  writing", unit="B", unit_scale=True) as bar:

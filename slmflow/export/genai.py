@@ -13,6 +13,10 @@ from slmflow.errors import SlmflowError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from slmflow.export import Codes
+    from slmflow.export.bounded import Rewrite
+    from slmflow.export.calibration import Moments
+
 QUANTISED = (Precision.int4, Precision.int8)
 
 
@@ -66,18 +70,38 @@ def described(source: Path) -> dict[str, Any]:
     return {"tie_word_embeddings": bool(config.tie_word_embeddings), "hidden_size": hidden}
 
 
-def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> dict[str, str]:
-    """Build the folder. Raises SlmflowError for an architecture that the builder does not know."""
-    options = builder_options(config, described(source))
-    from onnxruntime_genai.models import builder
+def export(
+    config: GenaiExport, source: Path, codes: Codes | None, folder: Path, scratch: Path
+) -> dict[str, str]:
+    """Build the folder; int4 takes the codes of AWQ and GPTQ as they are.
 
-    from slmflow.export.bounded import bounded_memory
-
+    Raises SlmflowError for an architecture that the builder does not know.
+    """
+    if codes is not None and codes.kind in ("awq", "gptq") and config.precision is Precision.int4:
+        print(f"  the {codes.kind} codes are taken as they are")
+        source = codes.folder
     moments = None
     if config.method is Method.gptq:
         from slmflow.export.calibration import second_moments
 
         moments = second_moments(source)
+    return build(config, source, folder, scratch, moments)
+
+
+def build(
+    config: GenaiExport,
+    source: Path,
+    folder: Path,
+    scratch: Path,
+    moments: Moments | None = None,
+    rewrite: Rewrite | None = None,
+) -> dict[str, str]:
+    """Run the builder on a Hugging Face folder; `moments` and `rewrite` are those of `bounded_memory`."""
+    options = builder_options(config, described(source))
+    from onnxruntime_genai.models import builder
+
+    from slmflow.export.bounded import bounded_memory
+
     arguments = (
         "",
         str(source),
@@ -88,7 +112,7 @@ def export(config: GenaiExport, source: Path, folder: Path, scratch: Path) -> di
     )
     try:
         # The builder prints a line a node; what matters of it is in the exception.
-        with contextlib.redirect_stdout(io.StringIO()), bounded_memory(moments):
+        with contextlib.redirect_stdout(io.StringIO()), bounded_memory(moments, rewrite):
             # create_model consumes what parse_extra_options prepared: both are needed, each time.
             prepared = builder.parse_extra_options(*arguments, [f"{k}={v}" for k, v in options.items()])
             builder.create_model(*arguments, **prepared)

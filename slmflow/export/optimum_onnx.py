@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slmflow.config import OptimumExport
+    from slmflow.export import Codes
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -22,7 +23,9 @@ TOKENIZER_FILES = (
 )
 
 
-def export(config: OptimumExport, source: Path, folder: Path, scratch: Path) -> dict[str, str]:
+def export(
+    config: OptimumExport, source: Path, codes: Codes | None, folder: Path, scratch: Path
+) -> dict[str, str]:
     """Trace the model, and describe the graph so that the generate() API can run it."""
     from optimum.exporters.onnx import main_export
 

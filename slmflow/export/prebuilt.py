@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from slmflow.config import PrebuiltExport
+    from slmflow.export import Codes
 
 
-def export(config: PrebuiltExport, source: Path, folder: Path, scratch: Path) -> dict[str, str]:
+def export(
+    config: PrebuiltExport, source: Path, codes: Codes | None, folder: Path, scratch: Path
+) -> dict[str, str]:
     """Link or copy the folder. Raises SlmflowError when the source is not one."""
     if not (source / "genai_config.json").is_file():
         raise SlmflowError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from slmflow.config import Precision
+from slmflow.config import ExportConfig, GgufExport, Level, Precision
 from slmflow.errors import SlmflowError, first_line
 from slmflow.export.graph import valid_graph
 from slmflow.files import read_json
@@ -47,7 +47,10 @@ CHATS: tuple[list[dict[str, Any]], ...] = (
     ],
 )
 
-WRONG_KL = {
+WRONG_KL: dict[Precision | Level, float] = {
+    Level.exact: 1e-4,
+    Level.precise: 1e-3,
+    Level.fast: 0.3,
     Precision.fp32: 1e-4,
     Precision.fp16: 0.01,
     Precision.int8: 0.3,
@@ -60,7 +63,12 @@ a graph with one layer's weights mixed up more than 5."""
 PREFILL_TOKENS, DECODE_TOKENS = 96, 24
 
 
-def prove(folder: Path, huggingface: Path | None, precision: Precision) -> dict[str, Any]:
+def arithmetic(config: ExportConfig) -> Precision | Level:
+    """What decides how far logits may be from the source's: a GGUF export's level, else the precision."""
+    return config.level if isinstance(config, GgufExport) else config.precision
+
+
+def prove(folder: Path, huggingface: Path | None, precision: Precision | Level) -> dict[str, Any]:
     """Load, generate, and compare with the Hugging Face folder it was made from, where there is one.
 
     The exported model is gone from memory when the reference comes. Returns what was proven, with figures.
@@ -137,7 +145,7 @@ def _same_template(tokenizer: TextTokenizer, reference: Any) -> dict[str, int]:
 
 
 def _right_logits(
-    paths: dict[str, NDArray[np.float32]], huggingface: Path, ids: list[int], precision: Precision
+    paths: dict[str, NDArray[np.float32]], huggingface: Path, ids: list[int], precision: Precision | Level
 ) -> dict[str, float]:
     """Mean KL divergence to the fp32 reference on both paths: many tokens at once, and one by one."""
     reference = log_softmax(next(reference_logits(huggingface, [ids])))

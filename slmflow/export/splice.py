@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnx
-import onnx_ir as ir
 from onnxruntime.quantization.neural_compressor.onnx_model import ONNXModel as CompressorModel
 from onnxruntime.quantization.onnx_model import ONNXModel
 
 from slmflow.deferred import leaf_names
 from slmflow.export.nbits import QuantisedWeight, Recipe
+from slmflow.export.skeleton import stubs, with_values, without_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
+    import onnx_ir as ir
     import torch
 
     from slmflow.export.calibration import Moments
@@ -33,7 +34,7 @@ def quantised(
     moments: Moments | None = None,
 ) -> ir.Model:
     """A copy of the model whose MatMuls of the weights in `floats` are MatMulNBits by their node's recipe."""
-    skeleton, weights = _skeleton(model)
+    skeleton, weights = without_values(model)
     graph = skeleton.graph
     matmuls = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in floats]
     recipes = {node.name: recipe_of(node.name) for node in matmuls}
@@ -49,45 +50,14 @@ def quantised(
         inputs = None if moments is None else moments[leaf_names(floats[float_name])[0]]
         weight = QuantisedWeight(floats[float_name], recipes[node.name], dtype, inputs)
         tensors = weight.tensors(float_name)
-        graph.initializer.extend(_stubs(tensors.values()))
+        graph.initializer.extend(stubs(tensors.values()))
         weights |= {str(tensor.name): tensor for tensor in tensors.values()}
         spliced[node.name] = _node(node, weight, tensors, accuracy_level)
     if in_place:
         _replace_in_place(skeleton, spliced)
     else:
         _replace_at_the_end(skeleton, matmuls, spliced)
-    result = ir.from_proto(skeleton)
-    for name, value in result.graph.initializers.items():
-        value.const_value = weights[name]
-    return result
-
-
-def _skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
-    """The model as a protobuf without its initializers' values, and these by name."""
-    initializers = model.graph.initializers.values()
-    weights = {str(value.name): value.const_value for value in initializers if value.const_value is not None}
-    try:
-        for value in initializers:
-            tensor = weights[str(value.name)]
-            value.const_value = ir.ExternalTensor(
-                "elsewhere",
-                0,
-                tensor.nbytes,
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=str(value.name),
-            )
-        return ir.to_proto(model), weights
-    finally:
-        for value in initializers:
-            value.const_value = weights[str(value.name)]
-
-
-def _stubs(tensors: Iterable[StreamedTensor]) -> list[onnx.TensorProto]:
-    return [
-        onnx.TensorProto(name=tensor.name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
-        for tensor in tensors
-    ]
+    return with_values(skeleton, weights)
 
 
 def _node(

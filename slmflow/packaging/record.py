@@ -24,6 +24,7 @@ def metadata_of(manifest: dict[str, Any], fingerprint: str, *, precision: str) -
         "licence": manifest["licence"],
         "source_digest": manifest["digest"],
         "parameters": manifest["parameters"],
+        "gguf": manifest.get("gguf"),
         "precision": precision,
         "fingerprint": fingerprint,
     }

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def codes_in(source: Path) -> str | None:
+    """`awq`, `gptq` or `gguf` where the weights are codes that an export can take as they are, else None.
+
+    Raises SlmflowError for a checkpoint that is quantised in another way.
+    """
+    if _is_huggingface(source):
+        return packed_method(source)
+    return "gguf" if len(list(source.glob("*.gguf"))) == 1 else None
+
+
 def make_huggingface(source: Path, folder: Path) -> Literal["source", "made", "none"]:
     """Make a Hugging Face folder of a GGUF file or of packed codes, once, for every later step.
 
@@ -17,15 +27,17 @@ def make_huggingface(source: Path, folder: Path) -> Literal["source", "made", "n
     GGUF file or its AWQ or GPTQ codes, and `none` where it is another thing (a finished ONNX folder).
     Raises SlmflowError for a GGUF file or a quantised checkpoint that cannot be read.
     """
-    if packed_method(source):
-        unpack_folder(source, folder)
-        return "made"
-    if (source / "config.json").is_file() and any(source.glob("*.safetensors")):
-        return "source"
-    gguf_files = sorted(source.glob("*.gguf"))
-    if len(gguf_files) != 1:
-        return "none"
-    from slmflow.sources.gguf_file import to_huggingface
+    codes = codes_in(source)
+    if codes == "gguf":
+        from slmflow.gguf.huggingface import to_huggingface
 
-    to_huggingface(gguf_files[0], folder)
-    return "made"
+        to_huggingface(next(source.glob("*.gguf")), folder)
+    elif codes:
+        unpack_folder(source, folder)
+    elif not _is_huggingface(source):
+        return "none"
+    return "made" if codes else "source"
+
+
+def _is_huggingface(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))

@@ -73,9 +73,9 @@ def parameters_in(folder: Path) -> int | None:
     """The number of weights in the safetensors or GGUF files of a folder; None if it has neither."""
     counts = [tensor.size for tensor in tensors_in(folder).values()]
     if not counts and (gguf_files := sorted(folder.glob("*.gguf"))):
-        from slmflow.sources.gguf_file import parameters
+        from slmflow.gguf.header import read_gguf
 
-        counts = [parameters(path) for path in gguf_files]
+        counts = [tensor.size for path in gguf_files for tensor in read_gguf(path).tensors.values()]
     return sum(counts) if counts else None
 
 

@@ -58,6 +58,7 @@ def _exports(config: Config) -> tuple[str, ...]:
     )
     exporters = {
         "genai": ("onnx-ir",),
+        "gguf": ("onnx-ir", "gguf"),
         "optimum": ("optimum", "optimum-onnx"),
         "prebuilt": (),
     }

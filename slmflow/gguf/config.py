@@ -1,0 +1,158 @@
+"""config.json of a GGUF file's model, from its metadata and from the tables that it keeps as tensors."""
+
+from __future__ import annotations
+
+from math import isclose, log, pi, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmflow.errors import SlmflowError
+from slmflow.gguf.families import EMBEDDING, HEAD, family_of, kv_heads
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from slmflow.gguf.file import GgufFile
+
+LLAMA3_FACTORS = (8.0, 32.0)
+"""`factor` of Llama 3.1 and 3.2; a GGUF holds the frequencies that came of it, and not the factor."""
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def config_of(file: GgufFile) -> dict[str, Any]:
+    """config.json. Raises SlmflowError for metadata that is missing, or that transformers cannot express."""
+    family = family_of(file)
+    prefix = file.architecture
+    heads = file.integer(f"{prefix}.attention.head_count")
+    hidden = file.integer(f"{prefix}.embedding_length")
+    if not heads or not hidden:
+        raise SlmflowError(f"{file.path.name}: {heads} heads and {hidden} hidden dimensions are no model")
+    embedding = file.tensors.get(EMBEDDING)
+    vocabulary = embedding.shape[0] if embedding else len(file.texts("tokenizer.ggml.tokens"))
+    dtypes = {"F16": "float16", "BF16": "bfloat16"}
+    common = {
+        "architectures": [family.model_class],
+        "model_type": family.model_type,
+        "hidden_size": hidden,
+        "intermediate_size": file.integer(f"{prefix}.feed_forward_length"),
+        "num_hidden_layers": file.integer(f"{prefix}.block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads(file),
+        "head_dim": _head_size(file),
+        "hidden_act": "silu",
+        "max_position_embeddings": file.integer(f"{prefix}.context_length"),
+        "rms_norm_eps": file.number(f"{prefix}.attention.layer_norm_rms_epsilon"),
+        "rope_theta": file.number(f"{prefix}.rope.freq_base", 10000.0),
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": HEAD not in file.tensors,
+        "torch_dtype": dtypes.get(embedding.kind.name, "float32") if embedding else "float32",
+        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
+    }
+    scaling = {} if family.model_type == "phi3" else _linear_scaling(file)
+    return common | scaling | OWN[file.architecture](file)
+
+
+def _head_size(file: GgufFile) -> int:
+    prefix = file.architecture
+    hidden = file.integer(f"{prefix}.embedding_length")
+    heads = max(1, file.integer(f"{prefix}.attention.head_count"))
+    return file.integer(f"{prefix}.attention.key_length", hidden // heads)
+
+
+def _linear_scaling(file: GgufFile) -> dict[str, Any]:
+    kind = file.text(f"{file.architecture}.rope.scaling.type", "none")
+    if kind == "none":
+        return {}
+    if kind != "linear":
+        raise SlmflowError(f"{file.path.name}: rotary scaling {kind!r} cannot be read: only linear can")
+    factor = file.number(f"{file.architecture}.rope.scaling.factor")
+    return {"rope_scaling": {"rope_type": "linear", "factor": factor}}
+
+
+def _llama(file: GgufFile) -> dict[str, Any]:
+    own: dict[str, Any] = {"attention_bias": False, "mlp_bias": False}
+    if "rope_freqs.weight" not in file.tensors:
+        return own
+    divisors = _floats(file, "rope_freqs.weight")
+    theta = file.number("llama.rope.freq_base", 10000.0)
+    for factor in LLAMA3_FACTORS:
+        if np.allclose(divisors, llama3_divisors(theta, 2 * len(divisors), factor), rtol=1e-4):
+            return own | {"rope_scaling": {"rope_type": "llama3", "factor": factor, **LLAMA3}}
+    raise SlmflowError(
+        f"{file.path.name}: the frequencies in rope_freqs.weight are not those of Llama 3.1 or 3.2"
+    )
+
+
+def llama3_divisors(theta: float, size: int, factor: float) -> NDArray[np.float64]:
+    """What Llama 3 divides each of a head's `size` / 2 rotary frequencies by.
+
+    `Llama3Model.generate_extra_tensors` of convert_hf_to_gguf.py, `_compute_llama3_parameters` of
+    transformers.
+    """
+    low, high, original = LLAMA3.values()
+    wavelengths = 2 * pi * theta ** (np.arange(0, size, 2) / size)
+    smooth = np.clip((original / wavelengths - low) / (high - low), 0, 1)
+    return 1 / ((1 - smooth) / factor + smooth)
+
+
+def _phi3(file: GgufFile) -> dict[str, Any]:
+    context = file.integer("phi3.context_length")
+    original = file.integer("phi3.rope.scaling.original_context_length", context)
+    rotary = file.integer("phi3.rope.dimension_count", _head_size(file))
+    own: dict[str, Any] = {
+        "original_max_position_embeddings": original,
+        "sliding_window": file.integer("phi3.attention.sliding_window", 0) or None,
+        "partial_rotary_factor": rotary / _head_size(file),
+        "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id", 0),
+    }
+    if "rope_factors_long.weight" not in file.tensors:
+        return own
+    stretched = context / original
+    expected = sqrt(1 + log(stretched) / log(original)) if stretched > 1 else 1.0
+    if not isclose(found := file.number("phi3.rope.scaling.attn_factor", expected), expected, rel_tol=1e-4):
+        raise SlmflowError(
+            f"{file.path.name}: phi3.rope.scaling.attn_factor is {found}, and longrope's is {expected:.6g}"
+        )
+    factors = {
+        f"{name}_factor": [float(str(value)) for value in _floats(file, f"rope_factors_{name}.weight")]
+        for name in ("short", "long")
+    }
+    return own | {"rope_scaling": {"type": "longrope", **factors}}
+
+
+def _qwen2(file: GgufFile) -> dict[str, Any]:
+    return {"use_sliding_window": False}
+
+
+def _qwen3(file: GgufFile) -> dict[str, Any]:
+    return {"attention_bias": False, "use_sliding_window": False}
+
+
+def _gemma3(file: GgufFile) -> dict[str, Any]:
+    layers, every = file.integer("gemma3.block_count"), 6
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": _head_size(file),
+        "rope_theta": file.number("gemma3.rope.freq_base", 1000000.0),
+        "rope_local_base_freq": 10000.0,
+        "sliding_window": file.integer("gemma3.attention.sliding_window"),
+        "layer_types": [
+            "sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)
+        ],
+        "attention_bias": False,
+        "final_logit_softcapping": None,
+        "attn_logit_softcapping": None,
+    }
+
+
+def _floats(file: GgufFile, name: str) -> NDArray[np.float32]:
+    if name not in file.tensors or file.tensors[name].kind.name != "F32":
+        raise SlmflowError(f"{file.path.name}: {name} is missing, or is no F32")
+    return file.tensors[name].rows().view(np.float32).reshape(-1)
+
+
+OWN = {"llama": _llama, "phi3": _phi3, "qwen2": _qwen2, "qwen3": _qwen3, "gemma3": _gemma3}
+"""What a family's config.json has that the others' have not."""

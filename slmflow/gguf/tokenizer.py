@@ -1,0 +1,189 @@
+"""The tokenizer in a GGUF file's metadata, as a Hugging Face tokenizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from slmflow.errors import SlmflowError
+from slmflow.files import write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+
+    from slmflow.gguf.file import GgufFile
+
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
+"""Token types of `tokenizer.ggml.token_type`: the first two are special."""
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+LLAMA3 = rf"{CONTRACTIONS}|{LETTERS}|\p{{N}}{{1,3}}|{REST}"
+QWEN2 = rf"{CONTRACTIONS}|{LETTERS}|\p{{N}}|{REST}"
+GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*"
+    rf"{CONTRACTIONS}?|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PRE_TOKENIZERS = {
+    "gpt-2": "",
+    "smollm": r"\p{N}",
+    "llama-bpe": LLAMA3,
+    "llama3": LLAMA3,
+    "dbrx": LLAMA3,
+    "smaug-bpe": LLAMA3,
+    "qwen2": QWEN2,
+    "deepseek-r1-qwen": QWEN2,
+    "gpt-4o": GPT4O,
+}
+"""Name in the file to the pattern by which text is cut into words before the merges.
+
+As `llama-vocab.cpp` has them; the first two cut by GPT-2's own pattern after it.
+"""
+BY_GPT2 = ("gpt-2", "smollm")
+WITH_BOS = ("llama-bpe", "llama3")
+"""Those whose text begins with BOS when the file does not say."""
+NOT_STRIPPED = ("<unk>", "<s>", "<|endoftext|>")
+"""Of Phi-3's special tokens, those that do not swallow the white space behind them."""
+
+
+def save_tokenizer(file: GgufFile, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json, with the chat template of the file.
+
+    Raises SlmflowError for a tokenizer or pre-tokenizer that is not known: a guess would give other ids.
+    """
+    model = file.text("tokenizer.ggml.model")
+    tokens = file.texts("tokenizer.ggml.tokens")
+    if len(set(tokens)) != len(tokens):
+        raise SlmflowError(f"{file.path.name}: tokenizer.ggml.tokens has a token twice")
+    if model == "gpt2":
+        tokenizer, bos = _byte_level(file, tokens)
+    elif model == "llama":
+        tokenizer, bos = _sentence_piece(file, tokens)
+    else:
+        raise SlmflowError(
+            f"{file.path.name}: tokenizer {model!r} is not supported: only gpt2 (byte-level BPE) "
+            "and llama (SentencePiece BPE) are"
+        )
+    _add_special(tokenizer, file, tokens)
+    names = {role: _token_of(file, tokens, role) for role in ("bos", "eos", "unknown", "padding")}
+    _add_ends(tokenizer, file, names, bos)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    plain = model == "gpt2" and file.text("tokenizer.ggml.pre") in BY_GPT2
+    config = {
+        "tokenizer_class": "GPT2Tokenizer" if plain else "PreTrainedTokenizerFast",
+        "add_prefix_space": False if plain else None,
+        "clean_up_tokenization_spaces": False,
+        "bos_token": names["bos"],
+        "eos_token": names["eos"],
+        "unk_token": names["unknown"],
+        "pad_token": names["padding"],
+        "chat_template": file.metadata.get("tokenizer.chat_template"),
+        "model_max_length": file.integer(f"{file.architecture}.context_length"),
+    }
+    write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})
+
+
+def _byte_level(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]:
+    """A byte-level BPE, and whether texts begin with BOS when the file does not say."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    pre = file.text("tokenizer.ggml.pre")
+    if pre not in PRE_TOKENIZERS:
+        raise SlmflowError(
+            f"{file.path.name}: pre-tokenizer {pre!r} is not supported: only {', '.join(PRE_TOKENIZERS)} are"
+        )
+    merges = [tuple(merge.split(" ", 1)) for merge in file.texts("tokenizer.ggml.merges")]
+    # Llama 3's vocabulary has words that its merges do not lead to.
+    whole = PRE_TOKENIZERS[pre] == LLAMA3
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    try:
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole))
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise SlmflowError(f"{file.path.name}: tokenizer.ggml.merges: {error}") from None
+    steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in BY_GPT2)]
+    if pattern := PRE_TOKENIZERS[pre]:
+        steps.insert(0, pre_tokenizers.Split(Regex(pattern), behavior="isolated"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    if PRE_TOKENIZERS[pre] == QWEN2:
+        tokenizer.normalizer = normalizers.NFC()
+    return tokenizer, pre in WITH_BOS
+
+
+def _sentence_piece(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]:
+    """SentencePiece's BPE: of all pairs that make a token, the one with the best score is merged first."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    scores = file.numbers("tokenizer.ggml.scores")
+    if len(scores) != len(tokens):
+        raise SlmflowError(f"{file.path.name}: {len(scores)} scores for {len(tokens)} tokens")
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    kinds = _kinds(file, tokens)
+    merged = {
+        token: float(score)
+        for token, score, kind in zip(tokens, scores, kinds, strict=True)
+        if kind not in (UNKNOWN, CONTROL, USER_DEFINED)
+    }
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=generate_merges(vocabulary, merged),
+            unk_token=_token_of(file, tokens, "unknown"),
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    spaced = file.truth("tokenizer.ggml.add_space_prefix", True)
+    tokenizer.normalizer = normalizers.Sequence(
+        [*([normalizers.Prepend("▁")] if spaced else []), normalizers.Replace(" ", "▁")]
+    )
+    decoding = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*decoding, *([decoders.Strip(" ", 1, 0)] if spaced else [])])
+    return tokenizer, True
+
+
+def _add_special(tokenizer: Tokenizer, file: GgufFile, tokens: list[str]) -> None:
+    """Mark control tokens as special, and let tokens that users defined be found as they are."""
+    from tokenizers import AddedToken
+
+    # GGUF does not say it; llama.cpp knows it of Phi-3's SentencePiece tokenizer by its name.
+    strips = file.architecture == "phi3" and file.text("tokenizer.ggml.model") == "llama"
+    for token, kind in zip(tokens, _kinds(file, tokens), strict=True):
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED):
+            swallows = strips and token not in NOT_STRIPPED
+            special = kind != USER_DEFINED
+            tokenizer.add_tokens([AddedToken(token, special=special, normalized=False, rstrip=swallows)])
+
+
+def _add_ends(tokenizer: Tokenizer, file: GgufFile, names: dict[str, str | None], bos: bool) -> None:
+    """Let texts begin with BOS and end with EOS where the file says so."""
+    from tokenizers import processors
+
+    before = names["bos"] if file.truth("tokenizer.ggml.add_bos_token", bos) else None
+    after = names["eos"] if file.truth("tokenizer.ggml.add_eos_token", False) else None
+    ends = [token for token in (before, after) if token is not None]
+    if ends:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*([before] if before else []), "$A", *([after] if after else [])],
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in ends],
+        )
+
+
+def _kinds(file: GgufFile, tokens: list[str]) -> list[int]:
+    kinds = file.numbers("tokenizer.ggml.token_type")
+    if len(kinds) != len(tokens):
+        raise SlmflowError(f"{file.path.name}: {len(kinds)} token types for {len(tokens)} tokens")
+    return [int(kind) for kind in kinds]
+
+
+def _token_of(file: GgufFile, tokens: list[str], role: str) -> str | None:
+    key = f"tokenizer.ggml.{role}_token_id"
+    if key not in file.metadata:
+        return None
+    index = file.integer(key)
+    if index >= len(tokens):
+        raise SlmflowError(f"{file.path.name}: {key} is {index}, and there are {len(tokens)} tokens")
+    return tokens[index]

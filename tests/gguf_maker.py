@@ -1,0 +1,135 @@
+"""GGUF files of every family and type, made by the `gguf` package: tiny, with weights that are known."""
+
+import json
+from dataclasses import dataclass, field
+
+import gguf
+import numpy as np
+from gguf.quants import dequantize, quantize
+
+from slmflow.gguf.file import KINDS
+
+TYPES = {kind.name: gguf.GGMLQuantizationType(kind.number) for kind in KINDS.values()}
+BLOCKS = {kind.name: (kind.block, kind.bytes) for kind in KINDS.values()}
+LEGACY = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+HEADS, KV_HEADS, HEAD, HIDDEN, FEED, LAYERS, CONTEXT = 4, 2, 64, 256, 512, 2, 256
+
+
+@dataclass
+class Made:
+    """What a file holds."""
+
+    path: object
+    values: dict = field(default_factory=dict)
+    """Tensor name to the fp32 values that it stands for."""
+    raw: dict = field(default_factory=dict)
+    """Tensor name to its packed rows."""
+
+
+def random_blocks(kind, rows, columns, random, scale=0.02):
+    """Valid blocks of any type, of weights of about `scale`: packed rows, and the values that they stand for."""
+    if kind in LEGACY:
+        packed = quantize((random.standard_normal((rows, columns)) * scale).astype(np.float32), TYPES[kind])
+        return packed, dequantize(packed, TYPES[kind]).astype(np.float32)
+    block, size = BLOCKS[kind]
+    raw = random.integers(0, 256, (rows * columns // block, size), dtype=np.uint8)
+    # scale codes are random, so the factors in front of them are kept small; all bits of the rest are valid
+    def halves(values):
+        return values.astype(np.float16).view(np.uint8).reshape(len(raw), 2)
+
+    factor = random.uniform(0.5, 1, len(raw)) * scale / (32 * 64 if kind == "Q6_K" else 8 * 32)
+    if kind == "Q6_K":
+        raw[:, 208:210] = halves(factor)
+    else:
+        raw[:, 0:2] = halves(factor)
+        raw[:, 2:4] = halves(factor * random.uniform(4, 8, len(raw)))
+    packed = raw.reshape(rows, -1)
+    return packed, dequantize(packed, TYPES[kind]).astype(np.float32)
+
+
+def shapes_of(family):
+    """Tensors of a family's layer, and those beside the layers."""
+    queries, keys = HEADS * HEAD, KV_HEADS * HEAD
+    layer = {"attn_norm.weight": (HIDDEN,), "ffn_norm.weight": (HIDDEN,)}
+    layer |= {"attn_output.weight": (HIDDEN, queries), "ffn_down.weight": (HIDDEN, FEED)}
+    if family == "phi3":
+        layer |= {"attn_qkv.weight": (queries + 2 * keys, HIDDEN), "ffn_up.weight": (2 * FEED, HIDDEN)}
+    else:
+        layer |= {"attn_q.weight": (queries, HIDDEN), "attn_k.weight": (keys, HIDDEN), "attn_v.weight": (keys, HIDDEN)}
+        layer |= {"ffn_gate.weight": (FEED, HIDDEN), "ffn_up.weight": (FEED, HIDDEN)}
+    if family == "qwen2":
+        layer |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
+    if family in ("qwen3", "gemma3"):
+        layer |= {"attn_q_norm.weight": (HEAD,), "attn_k_norm.weight": (HEAD,)}
+    if family == "gemma3":
+        layer |= {"post_attention_norm.weight": (HIDDEN,), "post_ffw_norm.weight": (HIDDEN,)}
+    return layer
+
+
+def write_gguf(path, family="llama", kinds="Q4_1", tied=True, seed=0, tokenizer=None, change=None, norms="F32"):
+    """A file of a family; `kinds` is a type, or a function of a tensor's name. `change(writer)` adds metadata."""
+    random = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, family)
+    writer.add_name("Tiny Test")
+    writer.add_license("apache-2.0")
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_feed_forward_length(FEED)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(100000.0)
+    writer.add_rope_dimension_count(HEAD)
+    if family in ("qwen3", "gemma3"):
+        writer.add_key_length(HEAD)
+        writer.add_value_length(HEAD)
+    if family == "gemma3":
+        writer.add_sliding_window(64)
+    tokens = (tokenizer or byte_level)(writer)
+    if change:
+        change(writer)
+    shapes = {"token_embd.weight": (tokens, HIDDEN), "output_norm.weight": (HIDDEN,)}
+    if not tied:
+        shapes["output.weight"] = (tokens, HIDDEN)
+    for layer in range(LAYERS):
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in shapes_of(family).items()}
+    made = Made(path)
+    for name, shape in shapes.items():
+        kind = kinds if isinstance(kinds, str) else kinds(name)
+        if len(shape) == 1:
+            middle = 0.0 if name.endswith("bias") else 1.0
+            values = (middle + random.standard_normal(shape) * 0.1).astype(np.float32)
+            writer.add_tensor(name, values.astype(np.float16) if norms == "F16" else values)
+            made.values[name] = values
+            continue
+        packed, made.values[name] = random_blocks(kind, *shape, random)
+        made.raw[name] = packed
+        writer.add_tensor(name, packed, raw_dtype=TYPES[kind])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return made
+
+
+def byte_level(writer, pre="gpt-2"):
+    """Byte-level BPE of the project's own random models; returns how many tokens it has."""
+    import tempfile
+    from pathlib import Path
+
+    from slmflow.sources.random_model import TEMPLATE, _save_tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        _save_tokenizer(Path(folder), CONTEXT)
+        model = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(4)
+    writer.add_chat_template(TEMPLATE)
+    return len(tokens)
