@@ -33,6 +33,7 @@ def random_blocks(kind, rows, columns, random, scale=0.02):
         return packed, dequantize(packed, TYPES[kind]).astype(np.float32)
     block, size = BLOCKS[kind]
     raw = random.integers(0, 256, (rows * columns // block, size), dtype=np.uint8)
+
     # scale codes are random, so the factors in front of them are kept small; all bits of the rest are valid
     def halves(values):
         return values.astype(np.float16).view(np.uint8).reshape(len(raw), 2)
@@ -55,7 +56,11 @@ def shapes_of(family):
     if family == "phi3":
         layer |= {"attn_qkv.weight": (queries + 2 * keys, HIDDEN), "ffn_up.weight": (2 * FEED, HIDDEN)}
     else:
-        layer |= {"attn_q.weight": (queries, HIDDEN), "attn_k.weight": (keys, HIDDEN), "attn_v.weight": (keys, HIDDEN)}
+        layer |= {
+            "attn_q.weight": (queries, HIDDEN),
+            "attn_k.weight": (keys, HIDDEN),
+            "attn_v.weight": (keys, HIDDEN),
+        }
         layer |= {"ffn_gate.weight": (FEED, HIDDEN), "ffn_up.weight": (FEED, HIDDEN)}
     if family == "qwen2":
         layer |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
@@ -66,7 +71,9 @@ def shapes_of(family):
     return layer
 
 
-def write_gguf(path, family="llama", kinds="Q4_1", tied=True, seed=0, tokenizer=None, change=None, norms="F32"):
+def write_gguf(
+    path, family="llama", kinds="Q4_1", tied=True, seed=0, tokenizer=None, change=None, norms="F32"
+):
     """A file of a family; `kinds` is a type, or a function of a tensor's name. `change(writer)` adds metadata."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, family)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmflow.errors import SlmflowError
-from slmflow.gguf.families import EMBEDDING, HEAD, family_of, kv_heads
+from slmflow.gguf.dimensions import Dimensions, dimensions_of
+from slmflow.gguf.families import EMBEDDING, HEAD, family_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,44 +23,30 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 
 def config_of(file: GgufFile) -> dict[str, Any]:
     """config.json. Raises SlmflowError for metadata that is missing, or that transformers cannot express."""
-    family = family_of(file)
-    prefix = file.architecture
-    heads = file.integer(f"{prefix}.attention.head_count")
-    hidden = file.integer(f"{prefix}.embedding_length")
-    if not heads or not hidden:
-        raise SlmflowError(f"{file.path.name}: {heads} heads and {hidden} hidden dimensions are no model")
-    embedding = file.tensors.get(EMBEDDING)
-    vocabulary = embedding.shape[0] if embedding else len(file.texts("tokenizer.ggml.tokens"))
-    dtypes = {"F16": "float16", "BF16": "bfloat16"}
+    family, sizes, prefix = family_of(file), dimensions_of(file), file.architecture
+    stored = file.tensors[EMBEDDING].kind.name if EMBEDDING in file.tensors else ""
     common = {
         "architectures": [family.model_class],
         "model_type": family.model_type,
-        "hidden_size": hidden,
-        "intermediate_size": file.integer(f"{prefix}.feed_forward_length"),
-        "num_hidden_layers": file.integer(f"{prefix}.block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads(file),
-        "head_dim": _head_size(file),
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.feed_forward,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.kv_heads,
+        "head_dim": sizes.head,
         "hidden_act": "silu",
-        "max_position_embeddings": file.integer(f"{prefix}.context_length"),
+        "max_position_embeddings": sizes.context,
         "rms_norm_eps": file.number(f"{prefix}.attention.layer_norm_rms_epsilon"),
         "rope_theta": file.number(f"{prefix}.rope.freq_base", 10000.0),
-        "vocab_size": vocabulary,
+        "vocab_size": sizes.vocabulary,
         "tie_word_embeddings": HEAD not in file.tensors,
-        "torch_dtype": dtypes.get(embedding.kind.name, "float32") if embedding else "float32",
+        "torch_dtype": {"F16": "float16", "BF16": "bfloat16"}.get(stored, "float32"),
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
         "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
     }
     scaling = {} if family.model_type == "phi3" else _linear_scaling(file)
-    return common | scaling | OWN[file.architecture](file)
-
-
-def _head_size(file: GgufFile) -> int:
-    prefix = file.architecture
-    hidden = file.integer(f"{prefix}.embedding_length")
-    heads = max(1, file.integer(f"{prefix}.attention.head_count"))
-    return file.integer(f"{prefix}.attention.key_length", hidden // heads)
+    return common | scaling | OWN[file.architecture](file, sizes)
 
 
 def _linear_scaling(file: GgufFile) -> dict[str, Any]:
@@ -72,7 +59,7 @@ def _linear_scaling(file: GgufFile) -> dict[str, Any]:
     return {"rope_scaling": {"rope_type": "linear", "factor": factor}}
 
 
-def _llama(file: GgufFile) -> dict[str, Any]:
+def _llama(file: GgufFile, sizes: Dimensions) -> dict[str, Any]:
     own: dict[str, Any] = {"attention_bias": False, "mlp_bias": False}
     if "rope_freqs.weight" not in file.tensors:
         return own
@@ -98,20 +85,19 @@ def llama3_divisors(theta: float, size: int, factor: float) -> NDArray[np.float6
     return 1 / ((1 - smooth) / factor + smooth)
 
 
-def _phi3(file: GgufFile) -> dict[str, Any]:
-    context = file.integer("phi3.context_length")
-    original = file.integer("phi3.rope.scaling.original_context_length", context)
-    rotary = file.integer("phi3.rope.dimension_count", _head_size(file))
+def _phi3(file: GgufFile, sizes: Dimensions) -> dict[str, Any]:
+    original = file.integer("phi3.rope.scaling.original_context_length", sizes.context)
+    rotary = file.integer("phi3.rope.dimension_count", sizes.head)
     own: dict[str, Any] = {
         "original_max_position_embeddings": original,
         "sliding_window": file.integer("phi3.attention.sliding_window", 0) or None,
-        "partial_rotary_factor": rotary / _head_size(file),
+        "partial_rotary_factor": rotary / sizes.head,
         "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id", 0),
     }
     if "rope_factors_long.weight" not in file.tensors:
         return own
-    stretched = context / original
-    expected = sqrt(1 + log(stretched) / log(original)) if stretched > 1 else 1.0
+    stretched = sizes.context / max(1, original)
+    expected = sqrt(1 + log(stretched) / log(original)) if stretched > 1 and original > 1 else 1.0
     if not isclose(found := file.number("phi3.rope.scaling.attn_factor", expected), expected, rel_tol=1e-4):
         raise SlmflowError(
             f"{file.path.name}: phi3.rope.scaling.attn_factor is {found}, and longrope's is {expected:.6g}"
@@ -123,24 +109,24 @@ def _phi3(file: GgufFile) -> dict[str, Any]:
     return own | {"rope_scaling": {"type": "longrope", **factors}}
 
 
-def _qwen2(file: GgufFile) -> dict[str, Any]:
+def _qwen2(file: GgufFile, sizes: Dimensions) -> dict[str, Any]:
     return {"use_sliding_window": False}
 
 
-def _qwen3(file: GgufFile) -> dict[str, Any]:
+def _qwen3(file: GgufFile, sizes: Dimensions) -> dict[str, Any]:
     return {"attention_bias": False, "use_sliding_window": False}
 
 
-def _gemma3(file: GgufFile) -> dict[str, Any]:
-    layers, every = file.integer("gemma3.block_count"), 6
+def _gemma3(file: GgufFile, sizes: Dimensions) -> dict[str, Any]:
+    every = 6
     return {
         "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": _head_size(file),
+        "query_pre_attn_scalar": sizes.head,
         "rope_theta": file.number("gemma3.rope.freq_base", 1000000.0),
         "rope_local_base_freq": 10000.0,
         "sliding_window": file.integer("gemma3.attention.sliding_window"),
         "layer_types": [
-            "sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)
+            "sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(sizes.layers)
         ],
         "attention_bias": False,
         "final_logit_softcapping": None,

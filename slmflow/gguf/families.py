@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slmflow.errors import SlmflowError
+from slmflow.gguf.dimensions import dimensions_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +21,8 @@ SHARED = {
     "output_norm.weight": "model.norm.weight",
     HEAD: "lm_head.weight",
 }
+OPTIONAL = (HEAD,)
+"""Tensors that a model can do without: a head that is its embedding is not stored again."""
 NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 ATTENTION = {f"attn_{part}": f"self_attn.{part}_proj" for part in "qkv"} | {"attn_output": "self_attn.o_proj"}
 FEED_FORWARD = {f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
@@ -79,44 +82,41 @@ def family_of(file: GgufFile) -> Family:
 def places(file: GgufFile) -> dict[str, Place]:
     """Every weight of the file by its name there; tables that config.json replaces are left out.
 
-    Raises SlmflowError, naming the tensor, for one that the family does not have, and for one of another
-    shape than its heads allow.
+    Raises SlmflowError, naming the tensor, for one that the family does not have or that is missing, and for
+    one of another shape than the metadata say.
     """
-    family, found = family_of(file), {}
-    heads = {
-        "attn_q": file.integer(f"{file.architecture}.attention.head_count"),
-        "attn_k": kv_heads(file),
-    }
-    for name, tensor in file.tensors.items():
-        if name in family.tables:
+    family, sizes, found = family_of(file), dimensions_of(file), {}
+    heads = {"attn_q": sizes.heads, "attn_k": sizes.kv_heads} if family.permuted else {}
+    for name, (part, place) in _expected(family, sizes.layers).items():
+        tensor = file.tensors.get(name)
+        if tensor is None and name in OPTIONAL:
             continue
-        place = SHARED.get(name)
-        part = ""
-        match name.split("."):
-            case ["blk", layer, part, "weight"] if layer.isdecimal() and part in family.parts:
-                place = f"model.layers.{int(layer)}.{family.parts[part]}.weight"
-            case ["blk", layer, part, "bias"] if layer.isdecimal() and part in family.biases:
-                place = f"model.layers.{int(layer)}.{family.parts[part]}.bias"
-        if place is None:
+        if tensor is None:
+            raise SlmflowError(f"{file.path.name}: it has no tensor {name}")
+        if tensor.shape != (shape := sizes.shape(part, place)):
             raise SlmflowError(
-                f"{file.path.name}: tensor {name!r} has no place in a {file.architecture} model"
+                f"{file.path.name}: tensor {name} of type {tensor.kind.name} has the shape "
+                f"{list(tensor.shape)}, and by the metadata it is {list(shape)}"
             )
-        permuted = heads.get(part, 0) if family.permuted else 0
-        if permuted and tensor.shape[0] % (2 * permuted):
-            raise SlmflowError(
-                f"{file.path.name}: tensor {name} has {tensor.shape[0]} rows for {permuted} heads"
-            )
-        found[name] = Place(place, permuted, family.added_to_norms if "norm" in name else 0.0)
-    if EMBEDDING not in found:
-        raise SlmflowError(f"{file.path.name}: it has no tensor {EMBEDDING}")
+        if len(shape) == 1 and tensor.kind.block > 1:
+            raise SlmflowError(f"{file.path.name}: tensor {name} is a vector of type {tensor.kind.name}")
+        found[name] = Place(place, heads.get(part, 0), family.added_to_norms if "norm" in part else 0.0)
+    if unknown := sorted(file.tensors.keys() - found.keys() - set(family.tables)):
+        raise SlmflowError(
+            f"{file.path.name}: tensor {unknown[0]!r} has no place in a {file.architecture} model"
+        )
     return found
 
 
-def kv_heads(file: GgufFile) -> int:
-    """Heads of keys and values; as many as of queries where the file does not say."""
-    prefix = file.architecture
-    key = f"{prefix}.attention.head_count_kv"
-    return file.integer(key, file.integer(f"{prefix}.attention.head_count"))
+def _expected(family: Family, layers: int) -> dict[str, tuple[str, str]]:
+    """Every tensor that a model can have: name to its part, and its name in Hugging Face's model."""
+    found = {name: (name.removesuffix(".weight"), place) for name, place in SHARED.items()}
+    for layer in range(layers):
+        for part, module in family.parts.items():
+            kinds = ("weight", "bias") if part in family.biases else ("weight",)
+            for kind in kinds:
+                found[f"blk.{layer}.{part}.{kind}"] = (part, f"model.layers.{layer}.{module}.{kind}")
+    return found
 
 
 FAMILIES = {
