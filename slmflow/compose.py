@@ -28,6 +28,11 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUP_PARAMETERS = ("model", "export")
 """Config groups that MLproject also declares as plain parameters, so that the UI compares them."""
 
+KEEPS_CODES = "gguf_cpu"
+"""The export of a GGUF file when the user names none."""
+FILE_KEYS = ("path", "file", "member", "uri")
+"""Fields by which the kinds of source may name a file."""
+
 
 @dataclass(frozen=True)
 class Composition:
@@ -81,6 +86,7 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     given = {"model": model, "export": export}
     given_twice(given, tokens)
     chosen = [f"{name}={value}" for name, value in given.items() if value]
+    chosen += _export_of_codes(chosen + tokens)
     container = _hydra(chosen + tokens)
     choices = {k: str(v) for k, v in container.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     OmegaConf.set_struct(container, False)
@@ -90,6 +96,14 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     rest = [token for token in tokens if key_of(token) not in GROUP_PARAMETERS]
     yaml = OmegaConf.to_yaml(container, resolve=True)
     return Composition(config, choices, shlex.join(rest), yaml, _base(config.model))
+
+
+def _export_of_codes(words: list[str]) -> list[str]:
+    """The export of a GGUF file that the words name, if no adapter changes its weights; nothing for others."""
+    keys = {key_of(word): word.partition("=")[2] for word in words}
+    named = any(keys.get(f"model.source.{key}", "").endswith(".gguf") for key in FILE_KEYS)
+    adapted = any(key.startswith("model.adapter.") for key in keys)
+    return [f"export={KEEPS_CODES}"] if named and not adapted and "export" not in keys else []
 
 
 def given_twice(given: dict[str, str], tokens: list[str]) -> None:

@@ -44,8 +44,21 @@ def test_every_experiment_composes(name):
 
 def test_a_model_brings_the_export_that_suits_it_unless_the_user_names_one():
     assert compose(model="phi3_mini_4k").choices["export"] == "int4_cpu"
-    assert compose(model="smollm2_135m").choices["export"] == "int8_cpu"
+    assert compose(model="qwen3_0_6b").choices["export"] == "int8_cpu"
     assert compose(model="phi3_mini_4k", overrides="export=int8_cpu").choices["export"] == "int8_cpu"
+
+
+def test_a_gguf_file_is_exported_as_it_is_unless_the_user_or_an_adapter_says_otherwise():
+    path = "model.source.path=/somewhere/My.Q4_K_M.gguf"
+    file = "model.source.repo=org/name model.source.file=a.gguf"
+    assert compose().choices["export"] == "gguf_cpu"
+    assert compose(model="local", overrides=path).choices["export"] == "gguf_cpu"
+    assert compose(model="hub", overrides=file).choices["export"] == "gguf_cpu"
+    assert compose(model="local", overrides=REQUIRED["local"]).choices["export"] == "int8_cpu"
+    assert compose(model="local", export="int4_cpu", overrides=path).choices["export"] == "int4_cpu"
+    assert compose(model="local", overrides=f"{path} export=int4_cpu").choices["export"] == "int4_cpu"
+    adapted = f"{path} model.adapter.path=/somewhere/adapter"
+    assert compose(model="local", overrides=adapted).choices["export"] == "int8_cpu"
 
 
 def test_a_prebuilt_model_brings_its_base():
@@ -86,14 +99,20 @@ def test_types_are_those_of_the_schema():
         ({"overrides": "gate=strict"}, r"gate=strict is unknown: allowed are default"),
         ({"overrides": "+experiment=none"}, r"experiment=none is unknown: allowed are .*tiny"),
         ({"overrides": "exprot=int8_cpu"}, r"exprot=int8_cpu: there is no such key; did you mean export\?"),
-        ({"overrides": "export.blok_size=16"}, r"did you mean export\.block_size\?"),
+        ({"export": "int8_cpu", "overrides": "export.blok_size=16"}, r"did you mean export\.block_size\?"),
         ({"overrides": "+evaluate.speed=1"}, r"evaluate\.speed: there is no such key; .*evaluate\.window"),
         ({"overrides": "+new.key=1"}, r"new: there is no such key"),
-        ({"overrides": "export.block_size=big"}, r"export\.block_size=big: must be of type integer"),
-        ({"overrides": "export.block_size=33"}, r"export\.block_size=33: allowed are 16, 32"),
         (
-            {"overrides": "export.precision=int5"},
-            r"export\.precision=int5: .*\[fp32, fp16, int8, int4, source\]",
+            {"export": "int8_cpu", "overrides": "export.block_size=big"},
+            r"export\.block_size=big: must be of type integer",
+        ),
+        (
+            {"export": "int8_cpu", "overrides": "export.block_size=33"},
+            r"export\.block_size=33: allowed are 16, 32",
+        ),
+        (
+            {"export": "int8_cpu", "overrides": "export.precision=int5"},
+            r"export\.precision=int5: .*\[fp32, fp16, int8, int4, gguf, source\]",
         ),
         ({"overrides": "gate.mode=maybe"}, r"gate\.mode=maybe: .*\[off, warn, enforce\]"),
         ({"overrides": "package.temperature=3"}, r"package\.temperature=3\.0 is out of range: .* 0 to 2"),
@@ -110,17 +129,32 @@ def test_types_are_those_of_the_schema():
         ({"overrides": "model.name=a/b"}, r"model\.name='a/b': allowed are letters"),
         ({"overrides": "model.name="}, r"model\.name='': allowed are letters"),
         ({"overrides": "model.source.kind=hub"}, r"model\.source\.kind=hub: this model is of kind wheel"),
-        ({"overrides": "export.exporter=optimum"}, r"export\.exporter=optimum: this export is of kind genai"),
-        ({"overrides": "export.precision=source"}, r"makes fp32, fp16, int8 or int4"),
-        ({"overrides": "export.precision=fp16"}, r"with export\.provider='cpu': the CPU kernels widen fp16"),
-        ({"overrides": "export.provider=dml"}, r"DirectML has no 8-bit MatMulNBits: choose fp16 or int4"),
         (
-            {"overrides": "export.head_bits=8"},
+            {"export": "int8_cpu", "overrides": "export.exporter=optimum"},
+            r"export\.exporter=optimum: this export is of kind genai",
+        ),
+        ({"export": "int8_cpu", "overrides": "export.precision=source"}, r"makes fp32, fp16, int8 or int4"),
+        (
+            {"export": "int8_cpu", "overrides": "export.precision=fp16"},
+            r"with export\.provider='cpu': the CPU kernels widen fp16",
+        ),
+        (
+            {"export": "int8_cpu", "overrides": "export.provider=dml"},
+            r"DirectML has no 8-bit MatMulNBits: choose fp16 or int4",
+        ),
+        (
+            {"export": "int8_cpu", "overrides": "export.head_bits=8"},
             r"export\.head_bits=8: keeps a part of an int4 graph at 8 bits",
         ),
         ({"export": "int4_cpu", "overrides": "export.head_bits=4"}, r"head_bits=4: allowed are 8 and null"),
-        ({"overrides": "export.method=gptq"}, r"export\.method='gptq' makes int4, not .*'int8'"),
-        ({"overrides": "export.method=awq"}, r"export\.method=awq: .*\[default, rtn, k_quant, gptq\]"),
+        (
+            {"export": "int8_cpu", "overrides": "export.method=gptq"},
+            r"export\.method='gptq' makes int4, not .*'int8'",
+        ),
+        (
+            {"export": "int8_cpu", "overrides": "export.method=awq"},
+            r"export\.method=awq: .*\[default, rtn, k_quant, gptq\]",
+        ),
         ({"overrides": "gate.thresholds=[]"}, r"gate\.thresholds=\[\] judges nothing"),
         ({"overrides": "'model.licence=${oc.env:HOME}'"}, r"a value from the environment would be recorded"),
         ({"model": "local", "overrides": "model.source.path=here"}, r"must be an absolute path"),
@@ -128,6 +162,8 @@ def test_types_are_those_of_the_schema():
         ({"overrides": "evaluate=null"}, r"evaluate=null: choose one of default, quick"),
         ({"overrides": "model="}, r"model=: choose one of .*tiny_phi3"),
         ({"model": "tiny_phi3", "overrides": "model.source.heads=3"}, r"model\.source\.heads=3 must divide"),
+        ({"overrides": "export.level=slow"}, r"export\.level=slow: .*\[exact, precise, fast\]"),
+        ({"overrides": "export.precision=int4"}, r"export\.precision='int4': exporter gguf keeps the file's"),
         ({"export": "optimum_fp32", "overrides": "export.precision=int4"}, r"optimum makes fp32 only"),
         ({"overrides": "~model"}, r"~model: a part of the configuration cannot be taken away"),
     ],

@@ -80,6 +80,11 @@ def export(
     if codes is not None and codes.kind in ("awq", "gptq") and config.precision is Precision.int4:
         print(f"  the {codes.kind} codes are taken as they are")
         source = codes.folder
+    if codes is not None and codes.kind == "gguf":
+        print(
+            f"  the file's weights are quantised anew to {config.precision.value}: "
+            "export=gguf_cpu takes them as they are"
+        )
     moments = None
     if config.method is Method.gptq:
         from slmflow.export.calibration import second_moments
