@@ -27,12 +27,22 @@ class Row:
     """Whether the goal is met; true where none is set."""
 
 
-def row(name: str, value: float, unit: str, peer: float | None = None, at_most: float | None = None) -> Row:
+def row(
+    name: str,
+    value: float,
+    unit: str,
+    peer: float | None = None,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> Row:
     """A row whose goal, if any, is on the ratio where there is a peer, else on the value."""
     ratio = value / peer if peer else None
     measured = value if ratio is None else ratio
-    goal = None if at_most is None else f"<= {at_most:g}"
-    return Row(name, value, unit, peer, ratio, goal, at_most is None or measured <= at_most)
+    if at_most is not None:
+        return Row(name, value, unit, peer, ratio, f"<= {at_most:g}", measured <= at_most)
+    if at_least is not None:
+        return Row(name, value, unit, peer, ratio, f">= {at_least:g}", measured >= at_least)
+    return Row(name, value, unit, peer, ratio)
 
 
 def publish(script: str, rows: list[Row]) -> None:

@@ -33,10 +33,11 @@ def work(context: Context) -> None:
     prebuilt = config.exporter == "prebuilt"
     huggingface = None if prebuilt and not context.composition.base else runs.huggingface(fetch)
     weights = runs.artifact(fetch, "source") if huggingface is None or prebuilt else huggingface
-    kind = runs.json_artifact(fetch, "manifest.json")["codes"]
+    kind = runs.json_artifact(fetch, "manifest.json").get("codes")
     codes = Codes(kind, runs.artifact(fetch, "source")) if kind else None
     if huggingface is not None and not prebuilt:
-        refuse_what_cannot_end(config, huggingface, context.scratch)
+        published = size_under(codes.folder) if codes else 0
+        refuse_what_cannot_end(config, huggingface, context.scratch, published)
     folder = context.scratch / "onnx"
     options = export_folder(config, weights, folder, context.scratch, codes)
     proofs = prove(folder, huggingface, arithmetic(config))

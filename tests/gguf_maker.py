@@ -22,6 +22,19 @@ LEGACY = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 HEADS, KV_HEADS, HEAD, HIDDEN, FEED, LAYERS, CONTEXT = 4, 2, 64, 256, 512, 2, 256
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of a model; what the tests use."""
+
+    hidden: int = HIDDEN
+    feed: int = FEED
+    heads: int = HEADS
+    kv_heads: int = KV_HEADS
+    head: int = HEAD
+    layers: int = LAYERS
+    context: int = CONTEXT
+
+
 @dataclass
 class Made:
     """What a file holds."""
@@ -55,59 +68,70 @@ def random_blocks(kind, rows, columns, random, scale=0.02):
     return packed, dequantize(packed, TYPES[kind]).astype(np.float32)
 
 
-def shapes_of(family):
+def shapes_of(family, sizes):
     """Tensors of a family's layer, and those beside the layers."""
-    queries, keys = HEADS * HEAD, KV_HEADS * HEAD
-    layer = {"attn_norm.weight": (HIDDEN,), "ffn_norm.weight": (HIDDEN,)}
-    layer |= {"attn_output.weight": (HIDDEN, queries), "ffn_down.weight": (HIDDEN, FEED)}
+    queries, keys = sizes.heads * sizes.head, sizes.kv_heads * sizes.head
+    layer = {"attn_norm.weight": (sizes.hidden,), "ffn_norm.weight": (sizes.hidden,)}
+    layer |= {"attn_output.weight": (sizes.hidden, queries), "ffn_down.weight": (sizes.hidden, sizes.feed)}
     if family == "phi3":
-        layer |= {"attn_qkv.weight": (queries + 2 * keys, HIDDEN), "ffn_up.weight": (2 * FEED, HIDDEN)}
+        layer |= {
+            "attn_qkv.weight": (queries + 2 * keys, sizes.hidden),
+            "ffn_up.weight": (2 * sizes.feed, sizes.hidden),
+        }
     else:
         layer |= {
-            "attn_q.weight": (queries, HIDDEN),
-            "attn_k.weight": (keys, HIDDEN),
-            "attn_v.weight": (keys, HIDDEN),
+            "attn_q.weight": (queries, sizes.hidden),
+            "attn_k.weight": (keys, sizes.hidden),
+            "attn_v.weight": (keys, sizes.hidden),
         }
-        layer |= {"ffn_gate.weight": (FEED, HIDDEN), "ffn_up.weight": (FEED, HIDDEN)}
+        layer |= {"ffn_gate.weight": (sizes.feed, sizes.hidden), "ffn_up.weight": (sizes.feed, sizes.hidden)}
     if family == "qwen2":
         layer |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
     if family in ("qwen3", "gemma3"):
-        layer |= {"attn_q_norm.weight": (HEAD,), "attn_k_norm.weight": (HEAD,)}
+        layer |= {"attn_q_norm.weight": (sizes.head,), "attn_k_norm.weight": (sizes.head,)}
     if family == "gemma3":
-        layer |= {"post_attention_norm.weight": (HIDDEN,), "post_ffw_norm.weight": (HIDDEN,)}
+        layer |= {"post_attention_norm.weight": (sizes.hidden,), "post_ffw_norm.weight": (sizes.hidden,)}
     return layer
 
 
 def write_gguf(
-    path, family="llama", kinds="Q4_1", tied=True, seed=0, tokenizer=None, change=None, norms="F32"
+    path,
+    family="llama",
+    kinds="Q4_1",
+    tied=True,
+    seed=0,
+    tokenizer=None,
+    change=None,
+    norms="F32",
+    sizes=Sizes(),
 ):
     """A file of a family; `kinds` is a type, or a function of a tensor's name. `change(writer)` adds metadata."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, family)
     writer.add_name("Tiny Test")
     writer.add_license("apache-2.0")
-    writer.add_block_count(LAYERS)
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(FEED)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    writer.add_block_count(sizes.layers)
+    writer.add_context_length(sizes.context)
+    writer.add_embedding_length(sizes.hidden)
+    writer.add_feed_forward_length(sizes.feed)
+    writer.add_head_count(sizes.heads)
+    writer.add_head_count_kv(sizes.kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(100000.0)
-    writer.add_rope_dimension_count(HEAD)
+    writer.add_rope_dimension_count(sizes.head)
     if family in ("qwen3", "gemma3"):
-        writer.add_key_length(HEAD)
-        writer.add_value_length(HEAD)
+        writer.add_key_length(sizes.head)
+        writer.add_value_length(sizes.head)
     if family == "gemma3":
         writer.add_sliding_window(64)
     tokens = (tokenizer or byte_level)(writer)
     if change:
         change(writer)
-    shapes = {"token_embd.weight": (tokens, HIDDEN), "output_norm.weight": (HIDDEN,)}
+    shapes = {"token_embd.weight": (tokens, sizes.hidden), "output_norm.weight": (sizes.hidden,)}
     if not tied:
-        shapes["output.weight"] = (tokens, HIDDEN)
-    for layer in range(LAYERS):
-        shapes |= {f"blk.{layer}.{name}": shape for name, shape in shapes_of(family).items()}
+        shapes["output.weight"] = (tokens, sizes.hidden)
+    for layer in range(sizes.layers):
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in shapes_of(family, sizes).items()}
     made = Made(path)
     for name, shape in shapes.items():
         kind = kinds if isinstance(kinds, str) else kinds(name)

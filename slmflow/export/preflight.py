@@ -9,7 +9,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmflow.config import ExportConfig, GenaiExport, Method, Precision, Provider
+from slmflow.config import ExportConfig, GenaiExport, GgufExport, Method, Precision, Provider
 from slmflow.config.export import RUNTIMES
 from slmflow.errors import SlmflowError
 from slmflow.machine import available_memory
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BASE = 700_000_000
 """Bytes of Python, torch, transformers and onnxruntime."""
+FLOATS_FROM = 1.5
+"""Bytes a weight from which a GGUF file is of floats, which are widened when they are loaded."""
 BITS = {Precision.fp32: 32, Precision.fp16: 16, Precision.int8: 8, Precision.int4: 4}
 
 
@@ -57,12 +59,16 @@ def weights_in(folder: Path) -> Weights:
     return Weights(sum(sizes.values()), max(sizes.values()), embedding, moments, max(inputs, default=0))
 
 
-def room_needed(config: ExportConfig, weights: Weights) -> Room:
+def room_needed(config: ExportConfig, weights: Weights, published: int = 0) -> Room:
     """Memory of the export or of its proof, whichever is more, and disk for the folder.
 
     The builder's weights pass one at a time; optimum traces the whole model in fp32 and holds it three
-    times. The proof loads the folder as serving does, then one module of the source after another.
+    times. The proof loads the folder as serving does, then one module of the source after another. The
+    folder of a GGUF file depends on its size, `published`: at most 1.7 times (5-bit codes become bytes).
     """
+    if isinstance(config, GgufExport):
+        serving = (5 if published > FLOATS_FROM * weights.total else 3) * published
+        return Room(BASE + max(serving, 8 * weights.largest), int(1.7 * published))
     if not isinstance(config, GenaiExport):
         whole = 4 * weights.total
         return Room(BASE + 3 * whole, 2 * whole)
@@ -76,10 +82,12 @@ def room_needed(config: ExportConfig, weights: Weights) -> Room:
     return Room(BASE + int(max(exporting, serving, reference)), int(folder))
 
 
-def refuse_what_cannot_end(config: ExportConfig, huggingface: Path, scratch: Path) -> None:
+def refuse_what_cannot_end(
+    config: ExportConfig, huggingface: Path, scratch: Path, published: int = 0
+) -> None:
     """Raise SlmflowError, with the figures, where memory, disk or the provider do not suffice."""
     _refuse_provider(config.provider)
-    needed = room_needed(config, weights_in(huggingface))
+    needed = room_needed(config, weights_in(huggingface), published)
     for name, need, have, remedy in (
         ("memory", needed.memory, available_memory(), "end other programs, or export on a larger machine"),
         ("disk", needed.disk, shutil.disk_usage(scratch).free, f"make room below {scratch}"),

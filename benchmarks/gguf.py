@@ -1,0 +1,211 @@
+"""GGUF files as they are: size, fidelity and speed of each type and level, beside llama.cpp on the same file.
+
+    python -m benchmarks.gguf                  # every type, twenty minutes; needs node and npm for llama.cpp
+    python -m benchmarks.gguf types=Q4_1,Q4_K  # some of them
+
+The legacy types are made of the default model's own weights (its file is Q4_1); K-quants, whose blocks of 256
+do not fit its rows of 576, are random valid blocks of a model of as many weights. Ours and llama.cpp's speeds
+come in turn from processes of their own, with as many threads as there are cores; llama.cpp is node-llama-cpp's
+prebuilt binary. Fidelity is against the file's own weights in fp32, on 1,024 tokens of the shipped text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import Row, publish, row
+from slmflow.compose import compose
+from slmflow.config import Level
+from slmflow.files import size_under, write_json
+from slmflow.models.slm_runtime.cores import physical_cores
+from slmflow.workflow.closure import ROOT
+
+LLAMA_CPP = "node-llama-cpp@3.22.1"
+LEGACY = ("Q4_1", "Q4_0", "Q5_0", "Q5_1", "Q8_0", "F16")
+K_QUANTS = ("Q4_K", "Q5_K", "Q6_K", "Q4_K_M")
+"""The last is Q4_K with Q6_K for attention's values, the feed-forward's way down, and the embedding."""
+WINDOW, WINDOWS, PROMPT, NEW, REPEATS = 256, 4, 64, 64, 5
+KL_GOAL = {Level.exact: 1e-5, Level.precise: 1e-3, Level.fast: 1e-2}
+SPEED_GOAL = {Level.exact: None, Level.precise: 1.0, Level.fast: 1.5}
+
+
+def make_file(kind: str, path: Path, default: Path) -> None:
+    """A file of one type: the default model's weights anew, or random K-quants."""
+    from tests.gguf_maker import Sizes, write_gguf
+
+    if kind in K_QUANTS:
+        sizes = Sizes(1024, 2816, 16, 8, 64, 12, 2048)
+        write_gguf(path, kinds=_k_m if kind == "Q4_K_M" else kind, sizes=sizes)
+    elif kind == "Q4_1":
+        os.link(default, path)
+    else:
+        _requantised(default, path, kind)
+
+
+def _k_m(name: str) -> str:
+    return "Q6_K" if any(part in name for part in ("attn_v", "ffn_down", "token_embd")) else "Q4_K"
+
+
+def _requantised(source: Path, path: Path, kind: str) -> None:
+    """The same model with its matrices in another type, its metadata as they are."""
+    import gguf
+    from gguf.quants import dequantize, quantize
+
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(path, "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            types = field.types
+            writer.add_key_value(field.name, field.contents(), types[0], sub_type=types[-1])
+    wanted = gguf.GGMLQuantizationType[kind]
+    for tensor in reader.tensors:
+        values = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+        if values.ndim == 1:
+            writer.add_tensor(tensor.name, values)
+        else:
+            writer.add_tensor(tensor.name, quantize(values, wanted), raw_dtype=wanted)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def job(task: str, folder: Path) -> dict[str, Any]:
+    """What a process of its own does: the Hugging Face folder with its reference, or one level."""
+    from slmflow.models.slm_runtime.tokenizer import TextTokenizer
+    from slmflow.quality.fidelity import kl_divergence, log_softmax, top1_agreement
+    from slmflow.text import shipped_text
+
+    if task == "reference":
+        from slmflow.quality.reference import reference_logits
+        from slmflow.sources.huggingface import make_huggingface
+
+        make_huggingface(folder / "source", folder / "huggingface")
+        ids = TextTokenizer(folder / "huggingface").encode(shipped_text())
+        windows = [ids[i * WINDOW : (i + 1) * WINDOW] for i in range(WINDOWS)]
+        found = [log_softmax(logits) for logits in reference_logits(folder / "huggingface", windows)]
+        np.save(folder / "reference.npy", np.stack(found))
+        write_json(folder / "windows.json", windows)
+        return {}
+    from slmflow.export import Codes, export_folder
+    from slmflow.models.slm_runtime.engine import GenerateEngine, Sampling
+
+    onnx = folder / task
+    if not onnx.is_dir():
+        config = compose(export="gguf_cpu", overrides=f"export.level={task}").config.export
+        began = time.perf_counter()
+        export_folder(
+            config, folder / "huggingface", onnx, folder / "scratch", Codes("gguf", folder / "source")
+        )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {"seconds": time.perf_counter() - began, "export_memory": peak, "size": size_under(onnx)}
+    began = time.perf_counter()
+    engine = GenerateEngine(onnx)
+    load = time.perf_counter() - began
+    windows, reference = json.loads((folder / "windows.json").read_text()), np.load(folder / "reference.npy")
+    prefill, decode = [], []
+    for _ in range(REPEATS + 1):
+        began, times = time.perf_counter(), []
+        for _ in engine.generate(windows[0][:PROMPT], Sampling(max_tokens=NEW)):
+            times.append(time.perf_counter())
+        prefill.append(PROMPT / (times[0] - began))
+        decode.append((len(times) - 1) / (times[-1] - times[0]))
+    candidate = [log_softmax(engine.logits(window)) for window in windows]
+    pairs = list(zip(reference, candidate, strict=True))
+    return {
+        "load": load,
+        "prefill": statistics.median(prefill[1:]),
+        "decode": statistics.median(decode[1:]),
+        "kl": float(np.mean([kl_divergence(theirs, ours).mean() for theirs, ours in pairs])),
+        "top1": float(np.mean([top1_agreement(theirs, ours).mean() for theirs, ours in pairs])),
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def in_process(task: str, folder: Path) -> dict[str, Any]:
+    """A job's answer, from a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.gguf", "job", task, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def llama_cpp(node: Path, folder: Path) -> dict[str, float]:
+    """llama.cpp's speeds on the same file."""
+    windows = json.loads((folder / "windows.json").read_text())
+    request = {
+        "model": str(next((folder / "source").glob("*.gguf"))),
+        "threads": physical_cores(),
+        "prompt": windows[0][:PROMPT],
+        "newTokens": NEW,
+        "repeats": REPEATS,
+    }
+    path = write_json(folder / "request.json", request)
+    script = str(ROOT / "benchmarks" / "llama_cpp.mjs")
+    done = subprocess.run(
+        ["node", script, str(path)], cwd=node, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    return {name: statistics.median(found[name]) for name in ("prefill", "decode")}
+
+
+def measure(kind: str, folder: Path, node: Path, default: Path) -> list[Row]:
+    """Every level of one type."""
+    (folder / "source").mkdir(parents=True)
+    path = folder / "source" / "model.gguf"
+    make_file(kind, path, default)
+    in_process("reference", folder)
+    rows = []
+    for level in Level:
+        exported = in_process(level.value, folder)
+        ours, theirs = in_process(level.value, folder), llama_cpp(node, folder)
+        name = f"{kind} {level.value}"
+        rows += [
+            row(f"{name}: folder", exported["size"] / 1e6, "MB", path.stat().st_size / 1e6, at_most=1.5),
+            row(f"{name}: KL divergence", ours["kl"], "nats", at_most=KL_GOAL[level]),
+            row(f"{name}: top-1 agreement", ours["top1"], ""),
+            row(f"{name}: decode", ours["decode"], "tok/s", theirs["decode"], at_least=SPEED_GOAL[level]),
+            row(f"{name}: prefill of {PROMPT}", ours["prefill"], "tok/s", theirs["prefill"]),
+            row(f"{name}: load", ours["load"], "s"),
+            row(f"{name}: memory served", ours["memory"] / 1e6, "MB"),
+            row(f"{name}: export", exported["seconds"], "s"),
+            row(f"{name}: memory of the export", exported["export_memory"] / 1e6, "MB"),
+        ]
+        print("\n".join(f"{it.name} {it.value:.4g} {it.peer or ''}" for it in rows[-9:]), file=sys.stderr)
+    return rows
+
+
+def main(arguments: list[str]) -> None:
+    """Measure the types that are named, all by default."""
+    from slmflow.sources import take
+
+    words = dict(word.split("=", 1) for word in arguments)
+    kinds = words["types"].split(",") if "types" in words else [*LEGACY, *K_QUANTS]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as name:
+        scratch = Path(name)
+        install = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", name, LLAMA_CPP]
+        subprocess.run(install, check=True, stdout=sys.stderr)
+        taken = take(compose(model="smollm2_135m").config.model.source, scratch / "default")
+        default = next(taken.folder.glob("*.gguf"))
+        for kind in kinds:
+            rows += measure(kind, scratch / kind, scratch, default)
+    publish("gguf", rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["job"]:
+        print(json.dumps(job(sys.argv[2], Path(sys.argv[3]))))
+    else:
+        main(sys.argv[1:])
