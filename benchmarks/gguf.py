@@ -5,8 +5,9 @@
 
 The legacy types are made of the default model's own weights (its file is Q4_1); K-quants, whose blocks of 256
 do not fit its rows of 576, are random valid blocks of a model of as many weights. Ours and llama.cpp's speeds
-come in turn from processes of their own, with as many threads as there are cores; llama.cpp is node-llama-cpp's
-prebuilt binary. Fidelity is against the file's own weights in fp32, on 1,024 tokens of the shipped text.
+come in turn from processes of their own, with as many threads as there are cores; llama.cpp is the prebuilt
+binary of node-llama-cpp. Fidelity is against the file's own weights in fp32, on 1,024 tokens of the project's
+text.
 """
 
 from __future__ import annotations

@@ -96,8 +96,11 @@ def _register(context: Context, name: str, evaluation: dict[str, Any], verdict: 
         **{f"metric.{key}": f"{value:.6g}" for key, value in figures.items()},
     }
     checks = "; ".join(str(check) for check in verdict.checks)
+    own = logged["gguf"]
+    what = f"{own['name']} ({own['quantisation']}), " if own else ""
     description = (
-        f"{logged['source']} at {logged['commit']}, {logged['precision']}. Gate: {tags['gate']}. {checks}."
+        f"{what}{logged['source']} at {logged['commit']}, {logged['precision']}. "
+        f"Gate: {tags['gate']}. {checks}."
     )
     registered_name = f"{context.config.model.name}-{name}"
     with held(f"register {runs.store_name()} {registered_name}"):

@@ -104,6 +104,7 @@ def write_gguf(
     change=None,
     norms="F32",
     sizes=Sizes(),
+    keep=True,
 ):
     """A file of a family; `kinds` is a type, or a function of a tensor's name. `change(writer)` adds metadata."""
     random = np.random.default_rng(seed)
@@ -141,8 +142,9 @@ def write_gguf(
             writer.add_tensor(name, values.astype(np.float16) if norms == "F16" else values)
             made.values[name] = values
             continue
-        packed, made.values[name] = random_blocks(kind, *shape, random)
-        made.raw[name] = packed
+        packed, values = random_blocks(kind, *shape, random)
+        if keep:
+            made.values[name], made.raw[name] = values, packed
         writer.add_tensor(name, packed, raw_dtype=TYPES[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

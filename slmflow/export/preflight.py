@@ -67,8 +67,8 @@ def room_needed(config: ExportConfig, weights: Weights, published: int = 0) -> R
     folder of a GGUF file depends on its size, `published`: at most 1.7 times (5-bit codes become bytes).
     """
     if isinstance(config, GgufExport):
-        serving = (5 if published > FLOATS_FROM * weights.total else 3) * published
-        return Room(BASE + max(serving, 8 * weights.largest), int(1.7 * published))
+        widened = 5 if published > FLOATS_FROM * weights.total else 3
+        return Room(BASE + max(widened * published, 8 * weights.largest), int(1.7 * published))
     if not isinstance(config, GenaiExport):
         whole = 4 * weights.total
         return Room(BASE + 3 * whole, 2 * whole)

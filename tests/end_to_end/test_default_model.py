@@ -42,11 +42,21 @@ def newest(client, name):
     return run
 
 
-def test_int8_is_faithful_on_more_than_a_thousand_tokens(client):
+def test_the_files_own_codes_compute_as_its_weights_in_fp32(client):
+    export = runs.json_artifact(newest(client, "export_onnx"), "export.json")
+    assert (export["exporter"], export["options"]["level"]) == ("gguf", "precise")
     fidelity = runs.json_artifact(newest(client, "evaluate_onnx"), "evaluation.json")["fidelity"]
     assert fidelity["tokens"] >= 1000
-    assert fidelity["kl_mean"] < 0.02
-    assert fidelity["top1_agreement"] > 0.94
+    assert fidelity["kl_mean"] < 1e-6
+    assert fidelity["top1_agreement"] > 0.999
+
+
+def test_the_registered_version_says_which_file_it_is(client):
+    version = client.get_model_version_by_alias("smollm2-135m-onnx", "champion")
+    assert version.tags["gguf.file"] == "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert version.tags["gguf.quantisation"] == "Q4_1 78.9%, Q8_0 21.0%, F32 0.0%"
+    assert version.tags["gguf.licence"] == "apache-2.0"
+    assert "Q4_1" in version.description
 
 
 def test_the_tokenizer_of_the_gguf_gives_llama_cpps_ids(client):
@@ -102,11 +112,20 @@ def latest_step(client, step):
     return run
 
 
-@pytest.mark.parametrize("export", ["fp32_cpu", "optimum_fp32"])
-def test_the_exported_fp32_graph_is_the_same_model(store, client, export):
+@pytest.mark.parametrize(
+    ("export", "most"),
+    [
+        ("fp32_cpu", 1e-6),
+        ("optimum_fp32", 1e-6),
+        ("gguf_exact_cpu", 1e-9),
+        ("gguf_fast_cpu", 0.01),
+        ("int8_cpu", 0.02),
+    ],
+)
+def test_every_export_is_as_faithful_as_it_says(store, client, export, most):
     fidelity = runs.json_artifact(evaluate_variant(store, client, export), "evaluation.json")["fidelity"]
     assert fidelity["tokens"] >= 1000
-    assert fidelity["kl_mean"] < 1e-6
+    assert fidelity["kl_mean"] < most
 
 
 def test_int4_ruins_this_model_and_the_gate_registers_nothing(store, client):

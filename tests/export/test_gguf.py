@@ -150,25 +150,37 @@ def parts_of(stored, weight):
     return [found[key] for key in sorted(found)]
 
 
-GRAPH_NAMES = {
-    "token_embd.weight": ["model.embed_tokens.weight"],
-    "blk.1.attn_q.weight": ["model.layers.1.attn.qkv_proj.MatMul.weight"],
-    "blk.1.ffn_gate.weight": ["model.layers.1.mlp.gate_proj.MatMul.weight"],
-    "blk.0.ffn_down.weight": ["model.layers.0.mlp.down_proj.MatMul.weight"],
-}
+def stacked(file, layers):
+    """Each weight of an exported Llama to the file's tensors whose rows are stacked in it."""
+    found = {"model.embed_tokens.weight": ["token_embd.weight"]}
+    for layer in range(layers):
+        own = f"model.layers.{layer}"
+        found[f"{own}.attn.qkv_proj.MatMul.weight"] = [f"blk.{layer}.attn_{part}.weight" for part in "qkv"]
+        found[f"{own}.attn.o_proj.MatMul.weight"] = [f"blk.{layer}.attn_output.weight"]
+        for part in ("gate", "up", "down"):
+            found[f"{own}.mlp.{part}_proj.MatMul.weight"] = [f"blk.{layer}.ffn_{part}.weight"]
+    assert sorted(name for names in found.values() for name in names) == sorted(
+        name for name, tensor in file.tensors.items() if len(tensor.shape) == 2
+    )
+    return found
+
+
+def assert_the_files_blocks_can_be_made_again(path, folder):
+    """Of every quantised weight of a tied Llama in which those that are stacked have one type."""
+    file, stored = read_gguf(path), initializers(folder)
+    where = places(file)
+    for weight, names in stacked(file, file.integer("llama.block_count")).items():
+        (parts,) = parts_of(stored, weight)
+        tensors = [file.tensors[name] for name in names]
+        theirs = [tensor.rows()[where[tensor.name].order(tensor.shape[0])] for tensor in tensors]
+        ours = packed_again(tensors[0].kind.name, parts)
+        np.testing.assert_array_equal(ours, np.concatenate(theirs), err_msg=weight)
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_from_the_onnx_file_the_gguf_files_blocks_can_be_made_again_bit_for_bit(exported, kind):
     made, _, folder = exported("gguf_cpu", kinds=kind)
-    stored = initializers(folder)
-    where = places(read_gguf(made.path))
-    for name, (weight,) in GRAPH_NAMES.items():
-        (parts,) = parts_of(stored, weight)
-        names = [f"blk.1.attn_{part}.weight" for part in "qkv"] if "attn_q" in name else [name]
-        theirs = [made.raw[part][where[part].order(len(made.raw[part]))] for part in names]
-        theirs = np.concatenate([rows.reshape(len(rows), -1).view(np.uint8) for rows in theirs])
-        np.testing.assert_array_equal(packed_again(kind, parts), theirs, err_msg=name)
+    assert_the_files_blocks_can_be_made_again(made.path, folder)
 
 
 def test_rows_of_several_types_stay_apart_bit_for_bit(exported):

@@ -1,13 +1,14 @@
-"""On the real weights of the default model, each variant has the bytes of the stock builder."""
+"""On the real weights of the default model: the bytes of the stock builder, and the blocks of the GGUF file."""
 
 import pytest
 
 from slmflow.compose import compose
-from slmflow.export import export_folder
+from slmflow.export import Codes, export_folder
 from slmflow.files import digests_under
 from slmflow.sources import take
 from slmflow.sources.huggingface import make_huggingface
 from tests.export.test_bounded import QUANTISED, STOCK_FAILS_WHEN_TIED, stock
+from tests.export.test_gguf import assert_the_files_blocks_can_be_made_again
 
 pytestmark = pytest.mark.slow
 
@@ -30,3 +31,12 @@ def test_each_variant_of_the_default_model_has_the_bytes_of_the_stock_builder(sm
     export_folder(config, smollm2, tmp_path / "ours", tmp_path / "scratch")
     theirs = stock(config, smollm2, tmp_path / "stock")
     assert digests_under(tmp_path / "ours") == digests_under(theirs)
+
+
+def test_the_files_blocks_can_be_made_again_from_its_onnx_export_bit_for_bit(smollm2, tmp_path):
+    source = smollm2.parent / "source"
+    path = next(source.glob("*.gguf"))
+    config = compose(export="gguf_cpu").config.export
+    export_folder(config, smollm2, tmp_path / "onnx", tmp_path / "scratch", Codes("gguf", source))
+    assert_the_files_blocks_can_be_made_again(path, tmp_path / "onnx")
+    assert (tmp_path / "onnx" / "model.onnx.data").stat().st_size < 1.01 * path.stat().st_size

@@ -15,7 +15,8 @@ from slmflow.config import Precision
 from slmflow.errors import SlmflowError
 from slmflow.export import export_folder
 from slmflow.export.proofs import prove
-from slmflow.sources.packed import AWQ_ORDER, packed_method, unpack_awq, unpack_folder, unpack_gptq
+from slmflow.sources.huggingface import codes_in
+from slmflow.sources.packed import AWQ_ORDER, unpack_awq, unpack_folder, unpack_gptq
 
 GROUP = 32
 
@@ -138,8 +139,8 @@ def test_awq_keeps_its_columns_in_its_own_order():
 )
 def test_another_kind_of_checkpoint_is_refused(tiny, tmp_path, quantisation, said):
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": quantisation}))
-    assert packed_method(tmp_path) is None, "not for a folder without safetensors"
+    assert codes_in(tmp_path) is None, "not for a folder without safetensors"
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(SlmflowError, match=said):
-        packed_method(tmp_path)
-    assert packed_method(tiny) is None
+        codes_in(tmp_path)
+    assert codes_in(tiny) is None
