@@ -101,7 +101,8 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
 def _export_of_codes(words: list[str]) -> list[str]:
     """The export of a GGUF file that the words name, if no adapter changes its weights; else nothing."""
     keys = {key_of(word): word.partition("=")[2] for word in words}
-    named = any(keys.get(f"model.source.{key}", "").endswith(".gguf") for key in FILE_KEYS)
+    files = [keys.get(f"model.source.{key}", "").strip("'\"") for key in FILE_KEYS]
+    named = any(name.lower().endswith(".gguf") for name in files)
     adapted = any(key.startswith("model.adapter.") for key in keys)
     return [f"export={KEEPS_CODES}"] if named and not adapted and "export" not in keys else []
 

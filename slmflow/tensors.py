@@ -1,4 +1,4 @@
-"""What safetensors files hold, from their headers: nothing else of them is read."""
+"""What safetensors files hold, from their headers alone; and such files, written a piece at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from slmflow.errors import SlmflowError
 from slmflow.files import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,38 @@ def tensors_of(path: Path) -> dict[str, StoredTensor]:
         }
     except (ValueError, AttributeError, TypeError, KeyError, IndexError):
         raise SlmflowError(f"{path.name}: its safetensors header cannot be read: fetch it again") from None
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor to be written: `dtype` as safetensors names it (`F32`, `BF16`), its bytes in pieces."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterator[bytes]]
+
+
+def write_tensors(path: Path, weights: Sequence[Weight]) -> None:
+    """Write a file of tensors, holding a piece of one at a time; the library's own writer wants all of them.
+
+    The format: https://huggingface.co/docs/safetensors/#format
+    """
+    weights = sorted(weights, key=lambda weight: -BYTES[weight.dtype])  # so that each lies aligned
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for weight in weights:
+        begin, end = end, end + math.prod(weight.shape) * BYTES[weight.dtype]
+        header[weight.name] = {
+            "dtype": weight.dtype,
+            "shape": list(weight.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for weight in weights:
+            for piece in weight.pieces():
+                file.write(piece)
+        assert file.tell() == 8 + len(text) + end, path

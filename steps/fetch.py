@@ -22,7 +22,7 @@ import mlflow
 from slmflow.files import canonical_digest, write_json
 from slmflow.sources import take
 from slmflow.sources.huggingface import codes_in, make_huggingface
-from slmflow.sources.manifest import build_manifest, enforce_digest, parameters_in
+from slmflow.sources.manifest import build_manifest, enforce_digest, gguf_files, parameters_in
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _describe_gguf(manifest: dict[str, Any], folder: Path) -> None:
     from slmflow.gguf.file import described
     from slmflow.gguf.header import read_gguf
 
-    manifest["gguf"] = own = described(read_gguf(next(folder.glob("*.gguf"))))
+    manifest["gguf"] = own = described(read_gguf(gguf_files(folder)[0]))
     if manifest["licence"] == "unknown" and own["licence"]:
         manifest["licence"] = own["licence"]
     print(f"  {own['file']}: {own['name']}, {own['quantisation']}")

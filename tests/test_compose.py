@@ -50,9 +50,11 @@ def test_a_model_brings_the_export_that_suits_it_unless_the_user_names_one():
 
 def test_a_gguf_file_is_exported_as_it_is_unless_the_user_or_an_adapter_says_otherwise():
     path = "model.source.path=/somewhere/My.Q4_K_M.gguf"
+    quoted = "'model.source.path=\"/some where/a,b.GGUF\"'"
     file = "model.source.repo=org/name model.source.file=a.gguf"
     assert compose().choices["export"] == "gguf_cpu"
     assert compose(model="local", overrides=path).choices["export"] == "gguf_cpu"
+    assert compose(model="local", overrides=quoted).choices["export"] == "gguf_cpu"
     assert compose(model="hub", overrides=file).choices["export"] == "gguf_cpu"
     assert compose(model="local", overrides=REQUIRED["local"]).choices["export"] == "int8_cpu"
     assert compose(model="local", export="int4_cpu", overrides=path).choices["export"] == "int4_cpu"

@@ -44,10 +44,15 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
     `rewrite` makes another graph of a float one, and of its initializers' tensors by name. Raises
     SlmflowError when either is given for a model whose tensors have other names than its parameters.
     """
-    from onnxruntime_genai.models.builder import Model
+    from onnxruntime_genai.models.builder import LlamaModel, Model
 
     tensors: dict[str, torch.Tensor] = {}
     load_whole, is_head, make_small = Model.load_weights, Model.has_lm_head, Model.make_initializer
+    make_tables, read_rope, read_llama_rope = (
+        Model.make_rotary_embedding_caches,
+        Model.make_rope_init,
+        LlamaModel.make_rope_init,
+    )
 
     def load_weights(self: Any, input_path: str) -> Any:
         if self.quant_type is None and Path(input_path).is_dir():
@@ -64,6 +69,21 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
         if (head := getattr(self.weights, "get_output_embeddings", None)) and head() is not None:
             return module is head()
         return bool(is_head(self, module))
+
+    def make_rotary_tables(self: Any, **names: Any) -> Any:
+        # The stock builder stretches Gemma 3's local layers too, whose positions are not scaled.
+        stretched = self.rope_attrs["rescale_factors"]
+        if names.get("cos_cache_name") == "cos_cache_local":
+            self.rope_attrs["rescale_factors"] = 1
+        try:
+            return make_tables(self, **names)
+        finally:
+            self.rope_attrs["rescale_factors"] = stretched
+
+    def llama_rope(self: Any, config: Any) -> None:
+        # The stock builder forgets linear scaling for Llama alone.
+        read_rope(self, config)
+        read_llama_rope(self, config)
 
     def make_initializer(self: Any, tensor: Any, /, name: str, to: ir.DataType | None = None) -> None:
         if not isinstance(tensor, torch.Tensor):
@@ -84,6 +104,7 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
         save_model(self, out_dir, tensors, moments, rewrite)
 
     patches = {
+        "make_rotary_embedding_caches": make_rotary_tables,
         "load_weights": load_weights,
         "has_lm_head": has_lm_head,
         "make_initializer": make_initializer,
@@ -93,6 +114,7 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
     with contextlib.ExitStack() as stack:
         for name, function in patches.items():
             stack.enter_context(patch.object(Model, name, function))
+        stack.enter_context(patch.object(LlamaModel, "make_rope_init", llama_rope))
         yield
 
 

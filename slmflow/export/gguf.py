@@ -31,8 +31,9 @@ def export(
     from slmflow.export.transcode import transcoded
     from slmflow.gguf.file import described
     from slmflow.gguf.header import read_gguf
+    from slmflow.sources.manifest import gguf_files
 
-    file = read_gguf(next(codes.folder.glob("*.gguf")))
+    file = read_gguf(gguf_files(codes.folder)[0])
     weights = GgufWeights(file)
 
     def rewrite(model: Any, floats: dict[str, Any]) -> Any:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from slmflow.gguf.file import GgufFile, GgufTensor
 
 Take = Callable[["NDArray[np.uint8]"], "NDArray[Any]"]
-PIECE_WEIGHTS = 4_000_000
-"""Weights worked on at once."""
 FLOATS = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 
 
@@ -107,10 +105,9 @@ class GgufWeights:
         """Raw blocks (n, bytes of a block), in the order of the rows."""
         for run in runs:
             tensor, place = self._of(run)
-            packed, order = tensor.rows(), place.order(tensor.shape[0])[run.start : run.stop]
-            step = max(1, PIECE_WEIGHTS // tensor.shape[1])
-            for start in range(0, len(order), step):
-                yield packed[order[start : start + step]].reshape(-1, tensor.kind.bytes)
+            order = place.order(tensor.shape[0])[run.start : run.stop]
+            for piece in tensor.pieces(order):
+                yield piece.reshape(-1, tensor.kind.bytes)
 
     def _of(self, rows: Rows) -> tuple[GgufTensor, Place]:
         if rows.key not in self._tensors:

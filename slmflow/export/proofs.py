@@ -48,8 +48,8 @@ CHATS: tuple[list[dict[str, Any]], ...] = (
 )
 
 WRONG_KL: dict[Precision | Level, float] = {
-    Level.exact: 1e-4,
-    Level.precise: 1e-3,
+    Level.exact: 1e-5,
+    Level.precise: 1e-5,
     Level.fast: 0.3,
     Precision.fp32: 1e-4,
     Precision.fp16: 0.01,

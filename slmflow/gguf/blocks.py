@@ -111,21 +111,3 @@ LAYOUTS = {
 def packed_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Codes along the last axis as `MatMulNBits` wants them: two 4-bit codes a byte, the first one low."""
     return codes if bits == 8 else np.asarray(codes[..., ::2] | codes[..., 1::2] << 4, np.uint8)
-
-
-def scales_and_offsets(
-    layout: Layout, raw: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Scale and, where there is one, offset of each group of raw blocks, in fp32 as the graph computes them.
-
-    Shape (n, groups of a block).
-    """
-    scales = layout.d(raw).astype(np.float32)
-    if layout.scale_codes is not None:
-        scales = scales * layout.scale_codes(raw).astype(np.float32)
-    if layout.m is None:
-        return scales, None
-    minima = layout.m(raw).astype(np.float32)
-    if layout.minimum_codes is not None:
-        minima = -minima * layout.minimum_codes(raw).astype(np.float32)
-    return scales, np.float32(layout.centre) * scales + minima

@@ -9,13 +9,36 @@ import numpy as np
 
 from slmflow.errors import SlmflowError
 from slmflow.gguf.dimensions import Dimensions, dimensions_of
-from slmflow.gguf.families import EMBEDDING, HEAD, family_of
+from slmflow.gguf.families import HEAD, family_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from slmflow.gguf.file import GgufFile
 
+DTYPES = {"F16": "float16", "BF16": "bfloat16"}
+KNOWN = {
+    *("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size"),
+    *("attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
+    *("attention.key_length", "attention.value_length"),
+    *("rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor"),
+    *("rope.scaling.finetuned", "tensor_data_layout", "pooling_type", "attention.causal"),
+}
+"""Keys of a family's metadata that are read, or change nothing."""
+OWN_KEYS = {
+    "llama": {"rope.scaling.original_context_length"},
+    "phi3": {"rope.scaling.original_context_length", "rope.scaling.attn_factor", "attention.sliding_window"},
+    "gemma3": {"attention.sliding_window", "mm.tokens_per_image"},
+}
+PLAIN = {
+    "attention.sliding_window_pattern": 6,
+    "rope.freq_base_swa": 10000.0,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "use_parallel_residual": True,
+    "rope.scaling.original_context_length": 0,
+}
+"""Keys that change nothing at these values."""
 LLAMA3_FACTORS = (8.0, 32.0)
 """`factor` of Llama 3.1 and 3.2; a GGUF holds the frequencies that came of it, and not the factor."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -24,7 +47,9 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 def config_of(file: GgufFile) -> dict[str, Any]:
     """config.json. Raises SlmflowError for metadata that is missing, or that transformers cannot express."""
     family, sizes, prefix = family_of(file), dimensions_of(file), file.architecture
-    stored = file.tensors[EMBEDDING].kind.name if EMBEDDING in file.tensors else ""
+    _refuse_unknown(file, sizes)
+    stored = {tensor.kind.name for tensor in file.tensors.values() if len(tensor.shape) > 1}
+    ids = {role: file.token(role, sizes.vocabulary) for role in ("bos", "eos", "padding")}
     common = {
         "architectures": [family.model_class],
         "model_type": family.model_type,
@@ -36,26 +61,53 @@ def config_of(file: GgufFile) -> dict[str, Any]:
         "head_dim": sizes.head,
         "hidden_act": "silu",
         "max_position_embeddings": sizes.context,
-        "rms_norm_eps": file.number(f"{prefix}.attention.layer_norm_rms_epsilon"),
-        "rope_theta": file.number(f"{prefix}.rope.freq_base", 10000.0),
+        "rms_norm_eps": _positive(file, f"{prefix}.attention.layer_norm_rms_epsilon"),
+        "rope_theta": _positive(file, f"{prefix}.rope.freq_base", 10000.0),
         "vocab_size": sizes.vocabulary,
         "tie_word_embeddings": HEAD not in file.tensors,
-        "torch_dtype": {"F16": "float16", "BF16": "bfloat16"}.get(stored, "float32"),
-        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
+        "torch_dtype": DTYPES[stored.pop()] if len(stored) == 1 and stored <= DTYPES.keys() else "float32",
+        "bos_token_id": ids["bos"],
+        "eos_token_id": ids["eos"],
+        "pad_token_id": ids["padding"],
     }
     scaling = {} if family.model_type == "phi3" else _linear_scaling(file)
     return common | scaling | OWN[file.architecture](file, sizes)
 
 
+def _refuse_unknown(file: GgufFile, sizes: Dimensions) -> None:
+    """Refuse what may change the model's arithmetic in a way that is not known here."""
+    prefix = f"{file.architecture}."
+    known = KNOWN | OWN_KEYS.get(file.architecture, set())
+    for key, value in file.metadata.items():
+        name = key.removeprefix(prefix)
+        if not key.startswith(prefix) or name in known:
+            continue
+        if name in PLAIN and value == PLAIN[name]:
+            continue
+        raise SlmflowError(
+            f"{file.path.name}: metadata {key!r:.80} is {value!r:.40}: it is not known here, and may change "
+            "what the model computes; choose another file"
+        )
+    rotary = file.integer(f"{prefix}rope.dimension_count", sizes.head)
+    if rotary % 2 or not 0 < rotary <= sizes.head or (rotary < sizes.head and prefix != "phi3."):
+        raise SlmflowError(f"{file.path.name}: {prefix}rope.dimension_count is {rotary} of {sizes.head}")
+
+
+def _positive(file: GgufFile, key: str, default: float | None = None) -> float:
+    if (value := file.number(key, default)) <= 0:
+        raise SlmflowError(f"{file.path.name}: {key} is {value}, and should be above 0")
+    return value
+
+
 def _linear_scaling(file: GgufFile) -> dict[str, Any]:
-    kind = file.text(f"{file.architecture}.rope.scaling.type", "none")
+    prefix = f"{file.architecture}.rope.scaling"
+    # llama.cpp takes a factor without a type for linear.
+    kind = file.text(f"{prefix}.type", "linear" if f"{prefix}.factor" in file.metadata else "none")
     if kind == "none":
         return {}
     if kind != "linear":
         raise SlmflowError(f"{file.path.name}: rotary scaling {kind!r} cannot be read: only linear can")
-    factor = file.number(f"{file.architecture}.rope.scaling.factor")
+    factor = _positive(file, f"{prefix}.factor")
     return {"rope_scaling": {"rope_type": "linear", "factor": factor}}
 
 
@@ -94,6 +146,8 @@ def _phi3(file: GgufFile, sizes: Dimensions) -> dict[str, Any]:
         "partial_rotary_factor": rotary / sizes.head,
         "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id", 0),
     }
+    if (kind := file.text("phi3.rope.scaling.type", "longrope")) not in ("longrope", "none"):
+        raise SlmflowError(f"{file.path.name}: rotary scaling {kind!r} of a phi3 model cannot be read")
     if "rope_factors_long.weight" not in file.tensors:
         return own
     stretched = sizes.context / max(1, original)
@@ -106,6 +160,9 @@ def _phi3(file: GgufFile, sizes: Dimensions) -> dict[str, Any]:
         f"{name}_factor": [float(str(value)) for value in _floats(file, f"rope_factors_{name}.weight")]
         for name in ("short", "long")
     }
+    for name, values in factors.items():
+        if len(values) != rotary // 2:
+            raise SlmflowError(f"{file.path.name}: {len(values)} rotary factors ({name}) for {rotary // 2}")
     return own | {"rope_scaling": {"type": "longrope", **factors}}
 
 
@@ -121,7 +178,8 @@ def _gemma3(file: GgufFile, sizes: Dimensions) -> dict[str, Any]:
     every = 6
     return {
         "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": sizes.head,
+        # llama.cpp knows the 27 B model, which scales otherwise, by its layers.
+        "query_pre_attn_scalar": sizes.hidden // sizes.heads if sizes.layers == 62 else sizes.head,
         "rope_theta": file.number("gemma3.rope.freq_base", 1000000.0),
         "rope_local_base_freq": 10000.0,
         "sliding_window": file.integer("gemma3.attention.sliding_window"),

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from slmflow.gguf.file import GgufFile
 
 MOST_LAYERS = 1024
-LONGEST_CONTEXT = 1 << 22
-"""Positions: rotary tables are made for all of them."""
+MOST_ANGLES = 1 << 28
+"""Positions by the width of a head: rotary tables of so many values are made, 1 GB."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,29 @@ def dimensions_of(file: GgufFile) -> Dimensions:
     prefix = file.architecture
     heads = _positive(file, f"{prefix}.attention.head_count")
     hidden = _positive(file, f"{prefix}.embedding_length")
+    head = _positive(file, f"{prefix}.attention.key_length", hidden // heads)
+    context = _positive(file, f"{prefix}.context_length")
+    if head % 2 or file.integer(f"{prefix}.attention.value_length", head) != head:
+        raise SlmflowError(
+            f"{file.path.name}: heads of {head} for keys must be even and as wide as those for values"
+        )
+    if context * head > MOST_ANGLES:
+        raise SlmflowError(
+            f"{file.path.name}: {prefix}.context_length of {context} with heads of {head} is beyond any model"
+        )
     return Dimensions(
         layers=_positive(file, f"{prefix}.block_count", most=MOST_LAYERS),
         hidden=hidden,
         feed_forward=_positive(file, f"{prefix}.feed_forward_length"),
         heads=heads,
         kv_heads=_positive(file, f"{prefix}.attention.head_count_kv", heads),
-        head=_positive(file, f"{prefix}.attention.key_length", hidden // heads),
-        context=_positive(file, f"{prefix}.context_length", most=LONGEST_CONTEXT),
+        head=head,
+        context=context,
         vocabulary=len(file.texts("tokenizer.ggml.tokens")),
     )
 
 
-def _positive(file: GgufFile, key: str, default: int | None = None, most: int = 1 << 24) -> int:
+def _positive(file: GgufFile, key: str, default: int | None = None, most: int = 1 << 28) -> int:
     value = file.integer(key, default)
     if not 1 <= value <= most:
         raise SlmflowError(f"{file.path.name}: {key} is {value}, and should be from 1 to {most}")

@@ -11,9 +11,14 @@ import numpy as np
 from slmflow.errors import SlmflowError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+PIECE_WEIGHTS = 4_000_000
+"""Weights worked on at once; K-quants need some 100 MB for them."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,13 @@ class GgufTensor:
         count = prod(self.shape[:-1])
         return np.memmap(self.path, np.uint8, "r", self.offset, (count, self.nbytes // count))
 
+    def pieces(self, order: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        """Packed rows in an order, some `PIECE_WEIGHTS` weights at a time; a vector's values are its rows."""
+        packed = self.rows().reshape(self.shape[0], -1)
+        step = max(1, PIECE_WEIGHTS * len(packed) // self.size)
+        for start in range(0, len(order), step):
+            yield packed[order[start : start + step]]
+
 
 @dataclass(frozen=True)
 class GgufFile:
@@ -101,9 +113,11 @@ class GgufFile:
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number, as the shortest decimal that its float32 stands for."""
         value = self._take(key, (int, float), "a number", default)
-        if not np.isfinite(value):
+        with np.errstate(over="ignore"):
+            single = np.float32(value)
+        if not np.isfinite(single):
             raise SlmflowError(f"{self.path.name}: {key} is {value}, which is no number")
-        return float(str(np.float32(value)))
+        return float(str(single))
 
     def truth(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -117,6 +131,15 @@ class GgufFile:
         """An array of numbers."""
         return np.asarray(self._take(key, np.ndarray, "an array of numbers"))
 
+    def token(self, role: str, tokens: int) -> int | None:
+        """The id of the token with a role (`bos`, `eot`), where there is one; there are so many `tokens`."""
+        key = f"tokenizer.ggml.{role}_token_id"
+        if key not in self.metadata:
+            return None
+        if (index := self.integer(key)) >= tokens:
+            raise SlmflowError(f"{self.path.name}: {key} is {index}, and there are {tokens} tokens")
+        return index
+
     def _take(self, key: str, kind: Any, said: str, default: Any = None) -> Any:
         value = self.metadata.get(key, default)
         if value is None:
@@ -124,6 +147,11 @@ class GgufFile:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise SlmflowError(f"{self.path.name}: {key} is {value!r:.60}, and should be {said}")
         return value
+
+
+def _line(value: Any) -> str:
+    """What a file says of itself, fit for a terminal and a tag."""
+    return "".join(sign if sign.isprintable() else " " for sign in str(value)[:200]).strip()
 
 
 def described(file: GgufFile) -> dict[str, Any]:
@@ -134,8 +162,8 @@ def described(file: GgufFile) -> dict[str, Any]:
     shares = sorted(((size / sum(sizes.values()), name) for name, size in sizes.items()), reverse=True)
     return {
         "file": file.path.name,
-        "name": str(file.metadata.get("general.name", file.path.stem)),
-        "licence": str(file.metadata.get("general.license", "")) or None,
+        "name": _line(file.metadata.get("general.name", file.path.stem)),
+        "licence": _line(file.metadata.get("general.license", "")) or None,
         "architecture": file.architecture,
         "quantisation": ", ".join(f"{name} {share:.1%}" for share, name in shares),
     }

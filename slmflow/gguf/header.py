@@ -26,7 +26,7 @@ VERSIONS = (2, 3)
 MOST_ENTRIES = 1 << 16
 """Of metadata, and of tensors: the largest published models have some thousands."""
 MOST_ELEMENTS = 1 << 22
-"""Of one array of metadata; the largest vocabulary has some 300,000 tokens."""
+"""Of all arrays of metadata together; the largest vocabulary has some 300,000 tokens."""
 MOST_DIMENSIONS = 4
 LONGEST_NAME = 64
 STRING, ARRAY, BOOLEAN = 8, 9, 7
@@ -53,7 +53,7 @@ def read_gguf(path: Path) -> GgufFile:
 
 class _Reader:
     def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path, self.data, self.at = path, data, 0
+        self.path, self.data, self.at, self.elements = path, data, 0, 0
 
     def read(self) -> GgufFile:
         if self.data[:4] != MAGIC:
@@ -67,17 +67,17 @@ class _Reader:
         entries = self.number("<u8", "the number of metadata entries")
         for name, value in (("tensors", count), ("metadata entries", entries)):
             if value > MOST_ENTRIES:
-                self.refuse(f"it claims {value} {name}")
+                self.refuse(f"it claims {value} {name}: it is damaged, fetch it again")
         metadata: dict[str, Any] = {}
         for _ in range(entries):
             key = self.text("a metadata key")
             if key in metadata:
                 self.refuse(f"it has the metadata {key!r:.80} twice")
             metadata[key] = self.value(f"metadata {key!r:.80}")
-        if int(metadata.get("split.count", 0)) > 1:
+        if metadata.get("split.count", 0) not in (0, 1):
             raise SlmflowError(
-                f"{self.path.name} is part {int(metadata.get('split.no', 0)) + 1} of "
-                f"{int(metadata['split.count'])}: join them first, by llama.cpp's `llama-gguf-split --merge`"
+                f"{self.path.name} is one of {metadata['split.count']!r:.20} parts: join them first, by "
+                "llama.cpp's `llama-gguf-split --merge`"
             )
         described = [self.tensor() for _ in range(count)]
         return GgufFile(self.path, metadata, self.placed(described, self.alignment(metadata)))
@@ -115,8 +115,9 @@ class _Reader:
 
     def array(self, what: str) -> list[str] | NDArray[Any]:
         kind, count = self.number("<u4", what), self.number("<u8", what)
-        if count > MOST_ELEMENTS:
-            self.refuse(f"{what} claims {count} elements")
+        self.elements += count
+        if self.elements > MOST_ELEMENTS:
+            self.refuse(f"{what} claims {count} elements: more than a vocabulary has")
         if kind == STRING:
             if count * 8 > len(self.data) - self.at:
                 self.refuse(f"it ends within {what}: fetch it again")
@@ -134,8 +135,8 @@ class _Reader:
 
     def tensor(self) -> tuple[str, tuple[int, ...], Kind, int]:
         name = self.text("a tensor's name")
-        if not 0 < len(name.encode()) < LONGEST_NAME:
-            self.refuse(f"a tensor's name {name!r:.80} is empty or too long")
+        if not (0 < len(name.encode()) < LONGEST_NAME and name.isascii() and name.isprintable()):
+            self.refuse(f"a tensor's name {name!r:.80} is empty, too long, or not printable")
         dimensions = self.number("<u4", f"tensor {name}")
         if not 1 <= dimensions <= MOST_DIMENSIONS:
             self.refuse(f"tensor {name} has {dimensions} dimensions")

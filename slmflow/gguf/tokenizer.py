@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 from slmflow.files import write_json
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from slmflow.gguf.file import GgufFile
 
-UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
-"""Token types of `tokenizer.ggml.token_type`: the first two are special."""
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+"""Token types of `tokenizer.ggml.token_type`: unknown and control tokens are special."""
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -31,6 +31,7 @@ PRE_TOKENIZERS = {
     "smollm": r"\p{N}",
     "llama-bpe": LLAMA3,
     "llama3": LLAMA3,
+    "llama-v3": LLAMA3,
     "dbrx": LLAMA3,
     "smaug-bpe": LLAMA3,
     "qwen2": QWEN2,
@@ -42,8 +43,17 @@ PRE_TOKENIZERS = {
 As `llama-vocab.cpp` has them; the first two cut by GPT-2's own pattern after it.
 """
 BY_GPT2 = ("gpt-2", "smollm")
-WITH_BOS = ("llama-bpe", "llama3")
-"""Those whose text begins with BOS when the file does not say."""
+LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
+"""Those whose text begins with BOS when the file does not say, and whose vocabulary has words that no merge
+leads to."""
+END_TEXTS = (
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"),
+    *("<|end_of_text|>", "<EOT>", "_<EOT>", "<end_of_utterance>", "<|return|>", "[EOT]", "[EOS]"),
+    *("<｜end▁of▁sentence｜>", "<eos>"),
+)
+"""Markers at which a turn is over; files seldom name them, and llama.cpp knows them by their text too."""
+MOST_MERGE_WORK = 200_000_000
+"""Squares of the lengths of all tokens, summed: each is cut at every place to find SentencePiece's merges."""
 NOT_STRIPPED = ("<unk>", "<s>", "<|endoftext|>")
 """Of Phi-3's special tokens, those that do not swallow the white space behind them."""
 
@@ -79,7 +89,7 @@ def save_tokenizer(file: GgufFile, folder: Path) -> None:
         "eos_token": names["eos"],
         "unk_token": names["unknown"],
         "pad_token": names["padding"],
-        "chat_template": file.metadata.get("tokenizer.chat_template"),
+        "chat_template": file.text("tokenizer.chat_template", "") or None,
         "model_max_length": file.integer(f"{file.architecture}.context_length"),
     }
     write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})
@@ -89,19 +99,22 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]:
     """A byte-level BPE, and whether texts begin with BOS when the file does not say."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+    if "tokenizer.ggml.pre" not in file.metadata:
+        raise SlmflowError(
+            f"{file.path.name}: its metadata has no tokenizer.ggml.pre: it was made before May 2024, and ids "
+            "would be a guess; fetch a newer file"
+        )
     pre = file.text("tokenizer.ggml.pre")
     if pre not in PRE_TOKENIZERS:
         raise SlmflowError(
             f"{file.path.name}: pre-tokenizer {pre!r} is not supported: only {', '.join(PRE_TOKENIZERS)} are"
         )
     merges = [tuple(merge.split(" ", 1)) for merge in file.texts("tokenizer.ggml.merges")]
-    # Llama 3's vocabulary has words that its merges do not lead to.
-    whole = PRE_TOKENIZERS[pre] == LLAMA3
     vocabulary = {token: i for i, token in enumerate(tokens)}
     try:
-        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole))
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in LLAMA3_NAMES))
     except Exception as error:  # tokenizers raises bare exceptions
-        raise SlmflowError(f"{file.path.name}: tokenizer.ggml.merges: {error}") from None
+        raise SlmflowError(f"{file.path.name}: tokenizer.ggml.merges: {first_line(error)}") from None
     steps: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in BY_GPT2)]
     if pattern := PRE_TOKENIZERS[pre]:
         steps.insert(0, pre_tokenizers.Split(Regex(pattern), behavior="isolated"))
@@ -109,7 +122,7 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]:
     tokenizer.decoder = decoders.ByteLevel()
     if PRE_TOKENIZERS[pre] == QWEN2:
         tokenizer.normalizer = normalizers.NFC()
-    return tokenizer, pre in WITH_BOS
+    return tokenizer, pre in LLAMA3_NAMES
 
 
 def _sentence_piece(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]:
@@ -120,6 +133,8 @@ def _sentence_piece(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]
     scores = file.numbers("tokenizer.ggml.scores")
     if len(scores) != len(tokens):
         raise SlmflowError(f"{file.path.name}: {len(scores)} scores for {len(tokens)} tokens")
+    if sum(len(token) ** 2 for token in tokens) > MOST_MERGE_WORK:
+        raise SlmflowError(f"{file.path.name}: tokenizer.ggml.tokens are too long for a vocabulary")
     vocabulary = {token: i for i, token in enumerate(tokens)}
     kinds = _kinds(file, tokens)
     merged = {
@@ -151,11 +166,18 @@ def _add_special(tokenizer: Tokenizer, file: GgufFile, tokens: list[str]) -> Non
 
     # GGUF does not say it; llama.cpp knows it of Phi-3's SentencePiece tokenizer by its name.
     strips = file.architecture == "phi3" and file.text("tokenizer.ggml.model") == "llama"
-    for token, kind in zip(tokens, _kinds(file, tokens), strict=True):
-        if kind in (UNKNOWN, CONTROL, USER_DEFINED):
-            swallows = strips and token not in NOT_STRIPPED
-            special = kind != USER_DEFINED
-            tokenizer.add_tokens([AddedToken(token, special=special, normalized=False, rstrip=swallows)])
+    tokenizer.add_tokens(
+        [
+            AddedToken(
+                token,
+                special=kind != USER_DEFINED,
+                normalized=False,
+                rstrip=strips and token not in NOT_STRIPPED,
+            )
+            for token, kind in zip(tokens, _kinds(file, tokens), strict=True)
+            if kind in (UNKNOWN, CONTROL, USER_DEFINED)
+        ]
+    )
 
 
 def _add_ends(tokenizer: Tokenizer, file: GgufFile, names: dict[str, str | None], bos: bool) -> None:
@@ -172,18 +194,25 @@ def _add_ends(tokenizer: Tokenizer, file: GgufFile, names: dict[str, str | None]
         )
 
 
+def end_tokens(file: GgufFile) -> list[int]:
+    """The ids at which a turn is over, EOS first: those that the file names, and those with a known text."""
+    tokens = file.texts("tokenizer.ggml.tokens")
+    named = [file.token(role, len(tokens)) for role in ("eos", "eot", "eom")]
+    marked = zip(tokens, _kinds(file, tokens), strict=True)
+    known = [i for i, (token, kind) in enumerate(marked) if token in END_TEXTS and kind != NORMAL]
+    return list(dict.fromkeys([index for index in named if index is not None] + known))
+
+
 def _kinds(file: GgufFile, tokens: list[str]) -> list[int]:
     kinds = file.numbers("tokenizer.ggml.token_type")
-    if len(kinds) != len(tokens):
-        raise SlmflowError(f"{file.path.name}: {len(kinds)} token types for {len(tokens)} tokens")
+    if len(kinds) != len(tokens) or kinds.dtype.kind not in "iu":
+        raise SlmflowError(
+            f"{file.path.name}: tokenizer.ggml.token_type has {len(kinds)} {kinds.dtype} for "
+            f"{len(tokens)} tokens"
+        )
     return [int(kind) for kind in kinds]
 
 
 def _token_of(file: GgufFile, tokens: list[str], role: str) -> str | None:
-    key = f"tokenizer.ggml.{role}_token_id"
-    if key not in file.metadata:
-        return None
-    index = file.integer(key)
-    if index >= len(tokens):
-        raise SlmflowError(f"{file.path.name}: {key} is {index}, and there are {len(tokens)} tokens")
-    return tokens[index]
+    index = file.token(role, len(tokens))
+    return None if index is None else tokens[index]

@@ -61,7 +61,7 @@ def bring(source: HubSource, commit: str, files: dict[str, Any], names: list[str
     for name in names:
         _verify(snapshot / name, files[name], f"{where}/{name}")
         short = name.removeprefix(f"{source.subfolder.rstrip('/')}/") if source.subfolder else name
-        link_or_copy(snapshot / name, folder / short)
+        link_or_copy(snapshot / name, folder / (Path(name).name if source.file else short))
 
 
 def resolve(source: HubSource) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from slmflow.errors import SlmflowError
+from slmflow.sources.manifest import gguf_files
 from slmflow.sources.packed import packed_method, unpack_folder
 
 if TYPE_CHECKING:
@@ -17,7 +19,13 @@ def codes_in(source: Path) -> str | None:
     """
     if _is_huggingface(source):
         return packed_method(source)
-    return "gguf" if len(list(source.glob("*.gguf"))) == 1 else None
+    found = gguf_files(source)
+    if len(found) > 1:
+        raise SlmflowError(
+            f"there are {len(found)} GGUF files, {', '.join(path.name for path in found[:4])}: name one, by "
+            "model.source.path=/…/file.gguf or model.source.file="
+        )
+    return "gguf" if found else None
 
 
 def make_huggingface(source: Path, folder: Path) -> Literal["source", "made", "none"]:
@@ -31,7 +39,7 @@ def make_huggingface(source: Path, folder: Path) -> Literal["source", "made", "n
     if codes == "gguf":
         from slmflow.gguf.huggingface import to_huggingface
 
-        to_huggingface(next(source.glob("*.gguf")), folder)
+        to_huggingface(gguf_files(source)[0], folder)
     elif codes:
         unpack_folder(source, folder)
     elif not _is_huggingface(source):

@@ -28,7 +28,7 @@ def take(source: LocalSource, folder: Path) -> Taken:
 def files_of(source: LocalSource) -> list[Path]:
     """The files that would be taken. Raises SlmflowError when the path is neither a folder nor a GGUF."""
     path = Path(source.path).expanduser().resolve()
-    if path.is_file() and path.suffix == ".gguf":
+    if path.is_file() and path.suffix.lower() == ".gguf":
         return [path]
     if path.is_dir():
         return data_in(path)

@@ -58,7 +58,7 @@ def is_pickle(name: str) -> bool:
 def refuse_unsafe(taken: Taken) -> None:
     """Raise SlmflowError unless the folder has weights, in a format that is only data."""
     names = [path.name for path in files_under(taken.folder)]
-    if any(name.endswith((".safetensors", ".gguf", ".onnx")) for name in names):
+    if any(name.lower().endswith((".safetensors", ".gguf", ".onnx")) for name in names):
         return
     pickles = [name for name in names if is_pickle(name)]
     if pickles:
@@ -69,13 +69,18 @@ def refuse_unsafe(taken: Taken) -> None:
     raise SlmflowError(f"{taken.origin}: no weights (.safetensors, .gguf or .onnx) among {len(names)} files")
 
 
+def gguf_files(folder: Path) -> list[Path]:
+    """The GGUF files at the top of a folder."""
+    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(".gguf"))
+
+
 def parameters_in(folder: Path) -> int | None:
     """The number of weights in the safetensors or GGUF files of a folder; None if it has neither."""
     counts = [tensor.size for tensor in tensors_in(folder).values()]
-    if not counts and (gguf_files := sorted(folder.glob("*.gguf"))):
+    if not counts and (found := gguf_files(folder)):
         from slmflow.gguf.header import read_gguf
 
-        counts = [tensor.size for path in gguf_files for tensor in read_gguf(path).tensors.values()]
+        counts = [tensor.size for path in found for tensor in read_gguf(path).tensors.values()]
     return sum(counts) if counts else None
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError
 from slmflow.files import files_under, link_or_copy, read_json, write_json
-from slmflow.sources.shards import Weight, write_shards
 from slmflow.tensors import tensors_in
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The column of each run of eight that AWQ keeps in nibble 0, 1, … of a word."""
+SHARD_BYTES = 1_000_000_000
 
 
 def packed_method(source: Path) -> str | None:
@@ -48,21 +48,31 @@ def packed_method(source: Path) -> str | None:
 
 def unpack_folder(source: Path, folder: Path) -> None:
     """Write the Hugging Face folder whose weights are what the codes stand for, in the scales' dtype."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True)
     config = read_json(source / "config.json")
     quantisation = config.pop("quantization_config")
     write_json(folder / "config.json", config)
-    write_shards((_weight(*found) for found in _tensors(source, quantisation)), folder)
+    places: dict[str, str] = {}
+    shard: dict[str, Any] = {}
+
+    def flush() -> None:
+        name = f"model-{len(set(places.values())):05d}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        places.update(dict.fromkeys(shard, name))
+        shard.clear()
+
+    for name, tensor in _tensors(source, quantisation):
+        shard[name] = tensor.contiguous()
+        if sum(value.nbytes for value in shard.values()) > SHARD_BYTES:
+            flush()
+    if shard:
+        flush()
+    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": places})
     for path in files_under(source):
         if path.name != "config.json" and ".safetensors" not in path.name:
             link_or_copy(path, folder / path.relative_to(source))
-
-
-def _weight(name: str, tensor: torch.Tensor) -> Weight:
-    from slmflow.deferred import as_bytes
-
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return Weight(name, dtype, tuple(tensor.shape), bytes(as_bytes(tensor)))
 
 
 def _tensors(source: Path, quantisation: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:

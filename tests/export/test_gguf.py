@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from gguf import RopeScalingType
 
 from slmflow.compose import compose
 from slmflow.config import Level
@@ -21,6 +22,11 @@ from tests.gguf_maker import TYPES, write_gguf
 
 LEVELS = {"gguf_exact_cpu": 1e-10, "gguf_cpu": 1e-9, "gguf_fast_cpu": 1e-4}
 """Export to the KL divergence that it may have on a tiny model of random weights."""
+
+
+def eightfold(writer):
+    writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(8.0)
 
 
 def q4_k_m(name):
@@ -67,6 +73,12 @@ def test_every_type_computes_with_the_files_weights_at_every_level(exported, kin
 @pytest.mark.parametrize("tied", [True, False])
 def test_so_does_every_family_with_types_mixed_in_one_file(exported, family, tied):
     assert proven(exported, "gguf_cpu", family=family, kinds=q4_k_m, tied=tied) < 1e-9
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_linear_scaling_reaches_the_graph(exported, family):
+    """The stock builder forgets it for Llama, and stretches Gemma 3's local layers (as of 4 B) with the global ones."""
+    assert proven(exported, "gguf_cpu", family=family, kinds="F32", change=eightfold) < 1e-9
 
 
 def initializers(folder):

@@ -6,8 +6,21 @@ from gguf.quants import dequantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmflow.gguf.blocks import LAYOUTS, packed_codes, scales_and_offsets
+from slmflow.gguf.blocks import LAYOUTS, packed_codes
 from tests.gguf_maker import BLOCKS, TYPES, random_blocks
+
+
+def scales_and_offsets(layout, raw):
+    """Of each group, in fp32 as the graph computes them."""
+    scales = layout.d(raw).astype(np.float32)
+    if layout.scale_codes is not None:
+        scales = scales * layout.scale_codes(raw).astype(np.float32)
+    if layout.m is None:
+        return scales, None
+    minima = layout.m(raw).astype(np.float32)
+    if layout.minimum_codes is not None:
+        minima = -minima * layout.minimum_codes(raw).astype(np.float32)
+    return scales, np.float32(layout.centre) * scales + minima
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)

@@ -17,7 +17,6 @@ from slmflow.gguf.config import llama3_divisors
 from slmflow.gguf.families import FAMILIES, Place, places
 from slmflow.gguf.header import read_gguf
 from slmflow.gguf.huggingface import to_huggingface
-from slmflow.sources import shards
 from slmflow.sources.huggingface import codes_in, make_huggingface
 from slmflow.tensors import tensors_in
 from tests.gguf_maker import CONTEXT, HEAD, HEADS, HIDDEN, KV_HEADS, byte_level, write_gguf
@@ -93,11 +92,47 @@ def test_floats_keep_their_type(tmp_path, kind, dtype):
     )
 
 
-def test_a_large_model_is_written_in_several_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 1_000_000)
-    file, folder = made(tmp_path)
-    assert len(list(folder.glob("model-*.safetensors"))) > 2
-    assert len(weights_in(folder)) == len(file.values)
+def test_weights_that_are_no_numbers_are_refused_by_their_tensor(tmp_path):
+    file = write_gguf(tmp_path / "m.gguf", kinds="Q8_0")
+    tensor = read_gguf(file.path).tensors["blk.1.ffn_up.weight"]
+    content = bytearray(file.path.read_bytes())
+    content[tensor.offset : tensor.offset + 2] = np.float16("nan").tobytes()
+    file.path.write_bytes(content)
+    with pytest.raises(
+        SlmflowError, match=r"tensor blk\.1\.ffn_up\.weight of type Q8_0 holds values that are no"
+    ):
+        to_huggingface(file.path, tmp_path / "hf")
+
+
+def test_of_several_types_the_pipeline_is_fp32(tmp_path):
+    _, folder = made(tmp_path, kinds=lambda name: "F16" if "embd" in name else "Q8_0")
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "float32"
+
+
+def test_a_chat_ends_where_llama_cpp_ends_it_though_the_file_names_its_eos_only(tmp_path):
+    """Phi-3 files name `<|endoftext|>`, Gemma's `<eos>`; their turns end with another marker."""
+
+    def tokenizer(writer):
+        count = byte_level(writer)  # <|endoftext|> is 0, <|end|> is 4
+        writer.kv_data[0].pop("tokenizer.ggml.eos_token_id")
+        writer.add_eos_token_id(0)
+        return count
+
+    _, folder = made(tmp_path, family="phi3", tokenizer=tokenizer)
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 4]
+
+
+def test_a_linear_factor_without_a_type_scales_as_in_llama_cpp(tmp_path):
+    _, folder = made(tmp_path, change=lambda writer: writer.add_rope_scaling_factor(4.0))
+    scaling = json.loads((folder / "config.json").read_text())["rope_scaling"]
+    assert scaling == {"rope_type": "linear", "factor": 4.0}
+
+
+def test_a_folder_of_several_files_says_how_to_choose(tmp_path):
+    for name in ("a.gguf", "mmproj.GGUF"):
+        write_gguf(tmp_path / name)
+    with pytest.raises(SlmflowError, match=r"there are 2 GGUF files, a\.gguf, mmproj\.GGUF: name one, by"):
+        codes_in(tmp_path)
 
 
 @given(heads=st.integers(1, 6), half=st.integers(1, 5))
@@ -168,7 +203,37 @@ BAD = {
         {"change": other("llama.attention.head_count", 16)},
         r"attn_k.* of type Q4_1 has the shape",
     ),
-    "context": ({"change": other("llama.context_length", 4_000_000_000)}, "context_length is 4000000000"),
+    "context": (
+        {"change": other("llama.context_length", 200_000_000)},
+        "context_length of 200000000 with heads of 64 is beyond any model",
+    ),
+    "countless positions": ({"change": other("llama.context_length", 4_000_000_000)}, "should be from 1 to"),
+    "odd heads": ({"change": other("llama.attention.key_length", 63)}, "heads of 63 for keys must be even"),
+    "other values": ({"change": other("llama.attention.value_length", 32)}, "as wide as those for values"),
+    "old scaling": (
+        {"change": other("llama.rope.scale_linear", 4)},
+        r"'llama\.rope\.scale_linear' is 4: it is not",
+    ),
+    "attention scale": ({"change": other("llama.attention.scale", 2)}, r"'llama\.attention\.scale' is 2"),
+    "experts": ({"change": other("llama.expert_count", 8)}, r"'llama\.expert_count' is 8"),
+    "partial rotary": (
+        {"change": other("llama.rope.dimension_count", 32)},
+        "rope.dimension_count is 32 of 64",
+    ),
+    "odd rotary": (
+        {"family": "phi3", "change": other("phi3.rope.dimension_count", 0)},
+        "rope.dimension_count is 0 of 64",
+    ),
+    "softcap": (
+        {"family": "gemma3", "change": other("gemma3.final_logit_softcapping", 30)},
+        r"'gemma3\.final_logit_softcapping' is 30",
+    ),
+    "theta": ({"change": other("llama.rope.freq_base", 0)}, "rope.freq_base is 0.0, and should be above 0"),
+    "template": ({"change": other("tokenizer.chat_template", 5)}, "chat_template is 5, and should be text"),
+    "eot": (
+        {"change": other("tokenizer.ggml.eot_token_id", 5_000_000)},
+        "eot_token_id is 5000000, and there are",
+    ),
     "hidden": (
         {"change": other("llama.embedding_length", 16_000_000)},
         r"has the shape \[\d+, 256\], and by",

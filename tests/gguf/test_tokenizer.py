@@ -50,6 +50,52 @@ def add(key, value, kind="bool"):
     return tokenizer
 
 
+def without(key):
+    def tokenizer(writer):
+        count = byte_level(writer)
+        del writer.kv_data[0][key]
+        return count
+
+    return tokenizer
+
+
+@pytest.mark.parametrize(("pre", "count"), [("llama-bpe", 2), ("dbrx", 4)])
+def test_a_word_that_no_merge_leads_to_is_one_token_for_llama_3_only(tmp_path, pre, count):
+    def tokenizer(writer):
+        tokens = byte_level(writer, pre)
+        fields = writer.kv_data[0]
+        vocabulary, merges = (fields[f"tokenizer.ggml.{name}"].value for name in ("tokens", "merges"))
+        merges[:] = [merge for merge in merges if vocabulary[-1] not in merge.replace(" ", "")]
+        vocabulary[-1] = "zqxj"
+        return tokens
+
+    ids = tokenizer_of(tmp_path, tokenizer=tokenizer).encode("zqxj")
+    assert len(ids) == count, "with BOS, or letter by letter"
+
+
+def test_a_vocabulary_of_thousands_of_markers_is_read_at_once(tmp_path):
+    """Gemma 3 has some 6,000; one by one their time grows with the square."""
+
+    def tokenizer(writer):
+        count = byte_level(writer)
+        fields = writer.kv_data[0]
+        fields["tokenizer.ggml.tokens"].value.extend(f"<unused{i}>" for i in range(20_000))
+        fields["tokenizer.ggml.token_type"].value.extend([3] * 20_000)
+        return count + 20_000
+
+    assert tokenizer_of(tmp_path, tokenizer=tokenizer).encode("<unused19999>") == [1024 + 19_999]
+
+
+def test_a_vocabulary_of_endless_words_is_refused(tmp_path):
+    def tokenizer(writer):
+        count = sentence_piece(writer)
+        writer.kv_data[0]["tokenizer.ggml.tokens"].value[-1] = "a" * 100_000
+        return count
+
+    with pytest.raises(SlmflowError, match="tokens are too long for a vocabulary"):
+        tokenizer_of(tmp_path, tokenizer=tokenizer)
+
+
 def test_texts_begin_with_bos_and_end_with_eos_as_the_file_says(tmp_path):
     bare = tokenizer_of(tmp_path, tokenizer=byte_level).encode("abc")
     bos = tokenizer_of(tmp_path, tokenizer=add("tokenizer.ggml.add_bos_token", True)).encode("abc")
@@ -90,7 +136,9 @@ def test_phi_3s_markers_swallow_the_white_space_behind_them(tmp_path):
         ),
         (add("tokenizer.ggml.model", "t5", "string"), "tokenizer 't5' is not supported: only gpt2"),
         (add("tokenizer.ggml.eos_token_id", 99_999, "uint32"), "eos_token_id is 99999, and there are 1024"),
-        (add("tokenizer.ggml.token_type", [1, 1], "array"), "2 token types for 1024 tokens"),
+        (add("tokenizer.ggml.token_type", [1, 1], "array"), "token_type has 2 int32 for 1024 tokens"),
+        (add("tokenizer.ggml.token_type", [float("nan")] * 1024, "array"), "token_type has 1024 float32 for"),
+        (without("tokenizer.ggml.pre"), "no tokenizer.ggml.pre: it was made before May 2024"),
         (add("tokenizer.ggml.merges", ["zz qq"], "array"), "tokenizer.ggml.merges"),
     ],
 )
