@@ -201,7 +201,7 @@ BAD = {
     "no heads": ({"change": other("llama.attention.head_count", 0)}, "head_count is 0"),
     "other heads": (
         {"change": other("llama.attention.head_count", 16)},
-        r"attn_k.* of type Q4_1 has the shape",
+        "rope.dimension_count is 64 of 16",
     ),
     "context": (
         {"change": other("llama.context_length", 200_000_000)},
@@ -236,7 +236,11 @@ BAD = {
     ),
     "hidden": (
         {"change": other("llama.embedding_length", 16_000_000)},
-        r"has the shape \[\d+, 256\], and by",
+        "heads of 4000000 is beyond any model",
+    ),
+    "feed forward": (
+        {"change": other("llama.feed_forward_length", 1024)},
+        r"ffn_gate\.weight of type Q4_1 has the shape \[512, 256\], and by the metadata it is \[1024, 256\]",
     ),
     "no epsilon": (
         {"change": other("llama.attention.layer_norm_rms_epsilon", None)},
@@ -256,7 +260,7 @@ def test_what_is_no_model_that_we_know_is_refused_by_name(tmp_path, name):
     with pytest.raises(SlmflowError, match=said) as error:
         to_huggingface(tmp_path / "m.gguf", tmp_path / "hf")
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "hf").exists()
+    assert not (tmp_path / "hf" / "model.safetensors").exists()
 
 
 def test_codes_are_told_from_other_folders(tmp_path):
