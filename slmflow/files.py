@@ -71,6 +71,11 @@ def files_under(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def gguf_files(folder: Path) -> list[Path]:
+    """The GGUF files at the top of a folder."""
+    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(".gguf"))
+
+
 def digests_under(folder: Path) -> dict[str, str]:
     """Relative POSIX path to sha256, for every file below a folder."""
     return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files_under(folder)}

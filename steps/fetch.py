@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 
-from slmflow.files import canonical_digest, write_json
+from slmflow.files import canonical_digest, gguf_files, write_json
 from slmflow.sources import take
 from slmflow.sources.huggingface import codes_in, make_huggingface
-from slmflow.sources.manifest import build_manifest, enforce_digest, gguf_files, parameters_in
+from slmflow.sources.manifest import build_manifest, enforce_digest, parameters_in
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ def export(
     from slmflow.export.genai import build
     from slmflow.export.gguf_weights import GgufWeights
     from slmflow.export.transcode import transcoded
+    from slmflow.files import gguf_files
     from slmflow.gguf.file import described
     from slmflow.gguf.header import read_gguf
-    from slmflow.sources.manifest import gguf_files
 
     file = read_gguf(gguf_files(codes.folder)[0])
     weights = GgufWeights(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from slmflow.errors import SlmflowError
-from slmflow.sources.manifest import gguf_files
+from slmflow.files import gguf_files
 from slmflow.sources.packed import packed_method, unpack_folder
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError
-from slmflow.files import canonical_digest, files_under, sha256_of
+from slmflow.files import canonical_digest, files_under, gguf_files, sha256_of
 from slmflow.tensors import tensors_in
 
 if TYPE_CHECKING:
@@ -67,11 +67,6 @@ def refuse_unsafe(taken: Taken) -> None:
             "convert them to safetensors, or name a revision that has them"
         )
     raise SlmflowError(f"{taken.origin}: no weights (.safetensors, .gguf or .onnx) among {len(names)} files")
-
-
-def gguf_files(folder: Path) -> list[Path]:
-    """The GGUF files at the top of a folder."""
-    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(".gguf"))
 
 
 def parameters_in(folder: Path) -> int | None:
