@@ -54,7 +54,7 @@ def work(context: Context) -> None:
     write_json(context.outputs / "export.json", description)
     size = f"{size_under(folder) / 1e6:.0f} MB"
     shown = {name: proof for name, proof in proofs.items() if name != "graph"}
-    print(f"  {config.exporter} {config.precision.value}: {size}; proven: {shown}")
+    print(f"  {config.exporter} {arithmetic(config).value}: {size}; proven: {shown}")
 
 
 if __name__ == "__main__":
