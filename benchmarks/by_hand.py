@@ -27,7 +27,7 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
     from slmflow.export.proofs import prove
     from slmflow.files import digests_under
     from slmflow.packaging import pinned
-    from slmflow.packaging.onnx_model import MODELS, requirements, signature
+    from slmflow.packaging.onnx_model import MODELS, model_config, requirements, signature
     from slmflow.packaging.pipeline_model import REQUIREMENTS as PIPELINE
     from slmflow.packaging.pipeline_model import dtype_of
     from slmflow.quality import reference
@@ -79,13 +79,7 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
             artifacts={"onnx": str(onnx)},
             signature=signature(),
             pip_requirements=requirements("cpu"),
-            model_config={
-                "served_name": config.model.name,
-                "threads": 0,
-                "max_tokens": 256,
-                "temperature": 0.0,
-                "top_p": 1.0,
-            },
+            model_config=model_config(config.model.name, config.package, ["generate"]),
         )
         now = done("log_onnx", now)
         expected = None

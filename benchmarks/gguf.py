@@ -99,7 +99,7 @@ def job(task: str, folder: Path) -> dict[str, Any]:
         write_json(folder / "windows.json", windows)
         return {}
     from slmflow.export import Codes, export_folder
-    from slmflow.models.slm_runtime.engine import GenerateEngine, Sampling
+    from slmflow.models.slm_runtime.generate import GenerateEngine
 
     onnx = folder / task
     if not onnx.is_dir():
@@ -117,11 +117,16 @@ def job(task: str, folder: Path) -> dict[str, Any]:
     prefill, decode = [], []
     for _ in range(REPEATS + 1):
         began, times = time.perf_counter(), []
-        for _ in engine.generate(windows[0][:PROMPT], Sampling(max_tokens=NEW)):
+        cache = engine.open(PROMPT + NEW)
+        logits = engine.prefill(cache, windows[0][:PROMPT])
+        times.append(time.perf_counter())
+        for _ in range(NEW - 1):
+            logits = engine.decode([cache], [int(logits.argmax())])[0]
             times.append(time.perf_counter())
+        engine.close(cache)
         prefill.append(PROMPT / (times[0] - began))
         decode.append((len(times) - 1) / (times[-1] - times[0]))
-    candidate = [log_softmax(engine.logits(window)) for window in windows]
+    candidate = [log_softmax(engine.score(window)) for window in windows]
     pairs = list(zip(reference, candidate, strict=True))
     return {
         "load": load,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from slmflow.files import canonical_digest, digests_under, write_json
@@ -30,6 +29,7 @@ def work(context: Context) -> None:
         MODELS,
         SHIPPED,
         log_onnx_model,
+        model_config,
         requirements,
         signature,
     )
@@ -41,6 +41,7 @@ def work(context: Context) -> None:
     fetch = runs.upstream_of(export_run, "fetch_run")
     manifest = runs.json_artifact(fetch, "manifest.json")
     model, package = context.config.model, context.config.package
+    engines = export["proofs"]["engines"]
     code = {name: sha for name, sha in digests_under(MODELS).items() if re.match(SHIPPED, name)}
     fingerprint = canonical_digest(
         {
@@ -48,8 +49,7 @@ def work(context: Context) -> None:
             "code": code,
             "requirements": requirements(export["provider"]),
             "signature": signature().to_dict(),
-            "package": asdict(package),
-            "model": model.name,
+            "package": model_config(model.name, package, engines),
         }
     )
     metadata = metadata_of(manifest, fingerprint, precision=export["precision"])
@@ -57,7 +57,7 @@ def work(context: Context) -> None:
     metadata |= {"task": "llm/v1/chat", "exporter": export["exporter"], "export_options": export["options"]}
     folder = runs.artifact(export_run, "onnx")
     context.model_id = log_onnx_model(
-        folder, model.name, package, context.scratch, metadata, export["provider"]
+        folder, model.name, package, context.scratch, metadata, export["provider"], engines
     )
     for name, example in EXAMPLES.items():
         write_json(context.outputs / "examples" / f"{name}.json", example)

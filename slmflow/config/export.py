@@ -166,6 +166,17 @@ class PrebuiltExport(ExportConfig):
     precision: Precision = Precision.source
 
 
+class Engine(Enum):
+    """What computes a packaged model's tokens."""
+
+    auto = "auto"
+    """`continuous` where the export proved that it gives the same tokens, else `generate`."""
+    generate = "generate"
+    """ONNX Runtime's generate() API, one answer at a time."""
+    continuous = "continuous"
+    """onnxruntime itself, many answers in one pass."""
+
+
 @dataclass
 class PackageConfig:
     """Defaults that are packaged with the ONNX model; a call may override all but the threads."""
@@ -176,8 +187,25 @@ class PackageConfig:
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
+    engine: Engine = Engine.auto
+    deterministic: bool = False
+    """Answers do not depend on what else is asked at the time: no batching and no reuse of prefixes."""
+    rows: int = 16
+    """Answers that are decoded together, at most."""
+    waiting: int = 64
+    """Requests that wait, at most; the next is refused."""
+    kv_megabytes: int = 4096
+    """Memory for keys and values of running requests (10**6 bytes)."""
+    timeout: float = 0.0
+    """Seconds from asking to the last token; 0 is no limit."""
+    tracing: bool = True
+    """A trace of each call, with token usage."""
 
     def __post_init__(self) -> None:
+        in_range("package.rows", self.rows, 1)
+        in_range("package.waiting", self.waiting, 1)
+        in_range("package.kv_megabytes", self.kv_megabytes, 1)
+        in_range("package.timeout", self.timeout, 0)
         in_range("package.threads", self.threads, 0)
         in_range("package.max_tokens", self.max_tokens, 1)
         in_range("package.temperature", self.temperature, 0, 2)

@@ -11,7 +11,7 @@ from slmflow.config import ExportConfig, GgufExport, Level, Precision
 from slmflow.errors import SlmflowError, first_line
 from slmflow.export.graph import valid_graph
 from slmflow.files import read_json
-from slmflow.models.slm_runtime.engine import GenerateEngine, Sampling
+from slmflow.models.slm_runtime.engine import Engine, open_engine
 from slmflow.models.slm_runtime.tokenizer import TextTokenizer
 from slmflow.quality.fidelity import kl_divergence, log_softmax
 from slmflow.quality.reference import reference_logits
@@ -61,6 +61,9 @@ WRONG_KL: dict[Precision | Level, float] = {
 a graph with one layer's weights mixed up more than 5."""
 
 PREFILL_TOKENS, DECODE_TOKENS = 96, 24
+GREEDY_TOKENS = 8
+STARTS = (0, 3, 7)
+"""Where in the text the prompts begin on which the engines must agree, token for token."""
 
 
 def arithmetic(config: ExportConfig) -> Precision | Level:
@@ -76,18 +79,18 @@ def prove(folder: Path, huggingface: Path | None, precision: Precision | Level) 
     """
     graph = valid_graph(folder / _graph_name(folder))
     try:
-        engine = GenerateEngine(folder)
+        engine = open_engine(folder)
         tokenizer = TextTokenizer(folder)
-        prompt = tokenizer.encode(shipped_text())[: min(PREFILL_TOKENS, engine.context_length)]
-        tokens = list(engine.generate(prompt[:16], Sampling(max_tokens=8)))
+        prompt = tokenizer.encode(shipped_text())[: min(PREFILL_TOKENS, engine.description.context_length)]
+        greedy = [_greedy(engine, [prompt[start : start + 16]])[0] for start in STARTS]
     except Exception as error:  # the runtime raises bare exceptions of its own
         raise SlmflowError(f"the exported folder does not load or generate: {first_line(error)}") from error
-    if any(not 0 <= token < engine.vocabulary for token in tokens):
-        raise SlmflowError(f"the exported model generates ids outside its vocabulary: {tokens}")
+    if any(not 0 <= token < engine.description.vocabulary for said in greedy for token in said):
+        raise SlmflowError(f"the exported model generates ids outside its vocabulary: {greedy}")
     proofs: dict[str, Any] = {
         "graph": graph,
         "generates": True,
-        "engines": ["generate"],
+        "engines": ["generate", *_continuous(folder, prompt, greedy)],
         "reference": huggingface is not None,
     }
     if huggingface is not None:
@@ -97,12 +100,41 @@ def prove(folder: Path, huggingface: Path | None, precision: Precision | Level) 
         proofs["tokenizer"] = _same_ids(tokenizer, theirs)
         proofs["template"] = _same_template(tokenizer, theirs)
         paths = {
-            "prefill": log_softmax(engine.logits(prompt)),
-            "decode": log_softmax(engine.logits(prompt[:DECODE_TOKENS], chunk=1)),
+            "prefill": log_softmax(engine.score(prompt)),
+            "decode": log_softmax(engine.score(prompt[:DECODE_TOKENS], chunk=1)),
         }
         del engine
         proofs["logits"] = _right_logits(paths, huggingface, prompt, precision)
     return proofs
+
+
+def _greedy(engine: Engine, prompts: list[list[int]]) -> list[list[int]]:
+    """The most probable tokens after each prompt, all prompts decoded together."""
+    caches = [engine.open(len(prompt) + GREEDY_TOKENS) for prompt in prompts]
+    starts = [engine.prefill(cache, prompt) for cache, prompt in zip(caches, prompts, strict=True)]
+    tokens = [[int(logits.argmax())] for logits in starts]
+    for _ in range(GREEDY_TOKENS - 1):
+        for said, logits in zip(tokens, engine.decode(caches, [said[-1] for said in tokens]), strict=True):
+            said.append(int(logits.argmax()))
+    for cache in caches:
+        engine.close(cache)
+    return tokens
+
+
+def _continuous(folder: Path, prompt: list[int], greedy: list[list[int]]) -> list[str]:
+    """`continuous` if it gives the tokens of generate(), each prompt alone and all of them in one batch."""
+    try:
+        engine = open_engine(folder, "continuous")
+        prompts = [prompt[start : start + 16] for start in STARTS]
+        alone = [_greedy(engine, [one])[0] for one in prompts]
+        together = _greedy(engine, prompts)
+    except Exception as error:  # a graph that it cannot feed is no fault of the export
+        print(f"  engine continuous: no, {first_line(error)}")
+        return []
+    if alone != greedy or together != greedy:
+        print("  engine continuous: no, its tokens are not those of generate()")
+        return []
+    return ["continuous"]
 
 
 def _graph_name(folder: Path) -> str:

@@ -5,11 +5,13 @@ Logged by path (models from code, no pickle) with the package `slm_runtime` besi
     model = mlflow.pyfunc.load_model("models:/smollm2-135m-onnx@champion")
     model.predict({"prompt": "The capital of Spain is"})
     model.predict({"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32})
+    for chunk in model.predict_stream({"messages": [{"role": "user", "content": "Hello!"}]}): ...
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +20,21 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from numpy.typing import NDArray
-from slm_runtime.chat import answer, read
-from slm_runtime.engine import GenerateEngine, Sampling
-from slm_runtime.tokenizer import TextTokenizer
+from slm_runtime.errors import BadRequestError
+from slm_runtime.request import Request, plain
+from slm_runtime.runtime import Options, Runtime
+from slm_runtime.sampling import Sampling
+from slm_runtime.scheduler import Limits
+from slm_runtime.tracing import traced
 
 
 class ChatModel(PythonModel):
-    """Answers every row of its input; rows share the weights and nothing else."""
+    """Answers every row of its input, several at once; rows share the weights and nothing else."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the folder under the artifact `onnx` with the logged model_config."""
-        config = context.model_config
-        folder = Path(context.artifacts["onnx"])
-        self.engine = GenerateEngine(folder, threads=int(config["threads"]))
-        self.tokenizer = TextTokenizer(folder)
-        self.name = str(config["served_name"])
-        self.defaults = Sampling(
-            max_tokens=int(config["max_tokens"]),
-            temperature=float(config["temperature"]),
-            top_p=float(config["top_p"]),
-        )
+        self.tracing = bool(context.model_config["tracing"])
+        self.runtime = Runtime(Path(context.artifacts["onnx"]), options_of(context.model_config))
 
     # MLflow reads the hint of model_input as a schema: a table is the one that it leaves to the signature.
     def predict(
@@ -47,37 +44,83 @@ class ChatModel(PythonModel):
 
         Raises ValueError naming the row and the field that cannot be answered, before any row is.
         """
-        if not len(model_input.columns):
-            raise ValueError("the input has neither `prompt` nor `messages`")
-        requests = []
-        for number, row in enumerate(rows_of(model_input)):
-            try:
-                requests.append(read(row, self.defaults, self.engine, self.tokenizer))
-            except ValueError as error:
-                raise ValueError(f"row {number}: {error}") from None
-        return [answer(request, self.engine, self.tokenizer, self.name) for request in requests]
+        requests = self._requests(model_input)
+        if any(request.stream for request in requests):
+            raise BadRequestError("stream=true: predict answers in one piece; call predict_stream", "stream")
+        if len(requests) == 1:
+            return [self._answer(requests[0])]
+        with ThreadPoolExecutor(min(len(requests), self.runtime.options.limits.rows)) as pool:
+            return list(pool.map(self._answer, requests))
 
-    def logprobs(self, ids: list[int]) -> NDArray[np.float32]:
-        """Natural log-probabilities of every next token, shape (len(ids), vocabulary), of what ships."""
-        logits = self.engine.logits(ids)
+    def predict_stream(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> Iterator[str | dict[str, Any]]:
+        """Pieces of text for a prompt, `chat.completion.chunk` objects for messages; one row only."""
+        requests = self._requests(model_input)
+        if len(requests) != 1:
+            raise BadRequestError(f"predict_stream answers one row, and the input has {len(requests)}")
+        return self.runtime.stream(requests[0])
+
+    def logprobs(self, ids: list[int], chunk: int = 128) -> NDArray[np.float32]:
+        """Natural log-probabilities of every next token, shape (len(ids), vocabulary), of what ships.
+
+        A chunk of 1 takes the path of decoding, whose quantised kernels differ from those of prefill.
+        """
+        logits: NDArray[np.float32] = self.runtime.scheduler.call(lambda engine: engine.score(ids, chunk))
         logits -= logits.max(axis=-1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         return logits
 
     def generate_exactly(self, ids: list[int], new_tokens: int) -> Iterator[int]:
         """A greedy answer of exactly `new_tokens`, token by token: for speed measurements."""
-        return self.engine.generate(ids, Sampling(max_tokens=new_tokens, ignore_eos=True))
+        return self.runtime.tokens(ids, Sampling(max_tokens=new_tokens, ignore_eos=True))
+
+    def _requests(self, table: pd.DataFrame) -> list[Request]:
+        if not len(table.columns):
+            raise BadRequestError("the input has neither `prompt` nor `messages`")
+        requests = []
+        for number, row in enumerate(rows_of(table)):
+            try:
+                requests.append(self.runtime.read(row))
+            except BadRequestError as error:
+                raise BadRequestError(f"row {number}: {error}", error.param) from None
+        return requests
+
+    def _answer(self, request: Request) -> str | dict[str, Any]:
+        if not self.tracing:
+            return self.runtime.answer(request).whole()
+        return traced(self.runtime, request)
+
+
+def options_of(config: dict[str, Any]) -> Options:
+    """The logged model_config as options."""
+    return Options(
+        name=str(config["served_name"]),
+        engine=str(config["engine"]),
+        threads=int(config["threads"]),
+        sampling=Sampling(
+            max_tokens=int(config["max_tokens"]),
+            temperature=float(config["temperature"]),
+            top_p=float(config["top_p"]),
+        ),
+        deterministic=bool(config["deterministic"]),
+        timeout=float(config["timeout"]),
+        limits=Limits(
+            rows=int(config["rows"]),
+            waiting=int(config["waiting"]),
+            kv_bytes=int(config["kv_megabytes"]) * 10**6,
+        ),
+    )
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as dicts. MLflow hands `{"prompt": ["a", "b"]}` over as one row that holds the list."""
     rows = []
-    for row in table.to_dict("records"):
+    for record in table.to_dict("records"):
+        row = {str(name): plain(value) for name, value in record.items()}
         prompts = row.get("prompt")
-        several = prompts if isinstance(prompts, (list, np.ndarray)) else [prompts]
-        rows += [
-            {**{str(name): value for name, value in row.items()}, "prompt": prompt} for prompt in several
-        ]
+        several = prompts if isinstance(prompts, list) else [prompts]
+        rows += [{**row, "prompt": prompt} for prompt in several]
     return rows
 
 

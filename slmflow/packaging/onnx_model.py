@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from mlflow.types.schema import AnyType, Array, Map
 
 from slmflow.config.export import RUNTIMES
 from slmflow.files import files_under, link_or_copy
+from slmflow.models.slm_runtime.fields import IGNORED, SAMPLING, SHAPES
 from slmflow.packaging import pinned
 from slmflow.packaging.weights import add_weights, without_weights
 
@@ -32,7 +35,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 def requirements(provider: str) -> list[str]:
     """All that a served model needs, as installed here; torch and transformers are not among it."""
-    return pinned("mlflow", *RUNTIMES[provider], "numpy", "tokenizers", "jinja2")
+    return pinned("mlflow", *RUNTIMES[provider], "numpy", "tokenizers", "jinja2", "llguidance")
 
 
 def signature() -> ModelSignature:
@@ -42,13 +45,21 @@ def signature() -> ModelSignature:
     null into NaN and answers 400 to a plain string.
     """
     anything = AnyType()
-    optional = ("temperature", "max_tokens", "max_completion_tokens", "top_p", "seed", "stop", "n", "stream")
     inputs = [
         ColSpec(DataType.string, "prompt", required=False),
         ColSpec(Array(Map(anything)), "messages", required=False),
-        *(ColSpec(anything, name, required=False) for name in optional),
+        *(ColSpec(anything, name, required=False) for name in (*SAMPLING, *SHAPES, *IGNORED)),
     ]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(anything)]))
+
+
+def model_config(name: str, package: PackageConfig, engines: Sequence[str]) -> dict[str, Any]:
+    """What the packaged model is told when it is loaded: every key, for MLflow overrides known ones only."""
+    wanted = package.engine.value
+    if wanted == "auto":
+        wanted = "continuous" if "continuous" in engines else "generate"
+    # "model" would collide with the run's parameter of that name.
+    return {"served_name": name, **asdict(package), "engine": wanted}
 
 
 def log_onnx_model(
@@ -58,8 +69,11 @@ def log_onnx_model(
     scratch: Path,
     metadata: dict[str, Any],
     provider: str = "cpu",
+    engines: Sequence[str] = ("generate",),
 ) -> str:
     """Log the folder with the runtime that serves it; returns the LoggedModel's id.
+
+    `engines` are those that the export proved.
 
     Nothing is loaded: without an input example MLflow neither runs nor pickles the model. MLflow writes
     the paths that it is given into the model, so it is given names in a folder of their own.
@@ -80,13 +94,7 @@ def log_onnx_model(
             artifacts={"onnx": "onnx"},
             signature=signature(),
             pip_requirements=requirements(provider),
-            model_config={
-                "served_name": name,  # "model" would collide with the run's parameter of that name
-                "threads": package.threads,
-                "max_tokens": package.max_tokens,
-                "temperature": package.temperature,
-                "top_p": package.top_p,
-            },
+            model_config=model_config(name, package, engines),
             metadata=metadata,
         )
     add_weights(str(info.model_id), folder, weights, "artifacts/onnx", scratch)

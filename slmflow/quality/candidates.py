@@ -37,11 +37,11 @@ class OnnxCandidate:
         import mlflow
 
         self._model = mlflow.pyfunc.load_model(uri).unwrap_python_model()
-        self.context_length: int = self._model.engine.context_length
+        self.context_length: int = self._model.runtime.engine.description.context_length
 
     def encode(self, text: str) -> list[int]:
         """Ids by the packaged tokenizer."""
-        ids: list[int] = self._model.tokenizer.encode(text)
+        ids: list[int] = self._model.runtime.tokenizer.encode(text)
         return ids
 
     def logprobs(self, ids: list[int]) -> NDArray[np.float32]:

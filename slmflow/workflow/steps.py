@@ -128,7 +128,7 @@ STEPS: dict[str, Step] = {
             config=("model.name", "package"),
             ignored=(),
             distributions=_constant(
-                "mlflow", "onnxruntime-genai", "onnxruntime", "numpy", "tokenizers", "jinja2"
+                "mlflow", "onnxruntime-genai", "onnxruntime", "numpy", "tokenizers", "jinja2", "llguidance"
             ),
             content=("model/artifacts/*", "model/code/*", "model/chat_model.py", "model/requirements.txt"),
             ships=("slmflow/models/chat_model.py", "slmflow/models/slm_runtime/*.py"),

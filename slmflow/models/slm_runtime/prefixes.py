@@ -1,0 +1,66 @@
+"""Keys and values of ended requests, kept for the next turn of the same chat."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import count
+from typing import Any
+
+from .engine import Engine
+
+SHORTEST = 32
+"""Tokens in common below which copying is not worth while."""
+
+
+class Prefixes:
+    """At most `entries` caches and `limit` bytes; the one longest unused goes first."""
+
+    def __init__(self, engine: Engine, entries: int, limit: int) -> None:
+        self._engine, self._entries, self._limit = engine, entries, limit
+        self._kept: OrderedDict[int, tuple[list[int], Any]] = OrderedDict()
+        self._numbers = count()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, ids: list[int], cache: Any) -> None:
+        """Take over a cache that holds `ids`; what is the beginning of them is superseded."""
+        for number, (other, _) in list(self._kept.items()):
+            if other == ids[: len(other)]:
+                self._drop(number)
+        self._engine.park(cache)
+        self._kept[next(self._numbers)] = (ids, cache)
+        while self._kept and (len(self._kept) > self._entries or self._bytes() > self._limit):
+            self._drop(next(iter(self._kept)))
+
+    def take(self, ids: list[int], length: int, step: int) -> Any | None:
+        """A cache that begins with the longest known beginning of `ids`, in whole `step`s; None without one.
+
+        At least the last of `ids` is left to read.
+        """
+        best, number = 0, -1
+        for candidate, (held, _) in self._kept.items():
+            common = _common(held, ids[:-1]) // step * step
+            if common > best:
+                best, number = common, candidate
+        if best < SHORTEST:
+            return None
+        held, cache = self._kept[number]
+        taken = self._engine.reuse(cache, best, length)
+        if taken is cache:
+            del self._kept[number]
+        elif taken is not None:
+            self._kept.move_to_end(number)
+        return taken
+
+    def _bytes(self) -> int:
+        held = sum(cache.held for _, cache in self._kept.values())
+        return int(held * self._engine.description.position_bytes)
+
+    def _drop(self, number: int) -> None:
+        self._engine.close(self._kept.pop(number)[1])
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    shorter = min(len(one), len(other))
+    return next((at for at in range(shorter) if one[at] != other[at]), shorter)
