@@ -25,7 +25,7 @@ from slm_runtime.request import Request, plain
 from slm_runtime.runtime import Options, Runtime
 from slm_runtime.sampling import Sampling
 from slm_runtime.scheduler import Limits
-from slm_runtime.tracing import traced
+from slm_runtime.tracing import record, traced
 
 
 class ChatModel(PythonModel):
@@ -75,6 +75,10 @@ class ChatModel(PythonModel):
         """A greedy answer of exactly `new_tokens`, token by token: for speed measurements."""
         return self.runtime.tokens(ids, Sampling(max_tokens=new_tokens, ignore_eos=True))
 
+    def record_trace(self, request: Request, answer: Any, whole: Any, began: int) -> None:
+        """Leave a trace of a call that a server made through `runtime`; `began` in ns since 1970."""
+        record(self.runtime, request, answer, whole, began)
+
     def _requests(self, table: pd.DataFrame) -> list[Request]:
         if not len(table.columns):
             raise BadRequestError("the input has neither `prompt` nor `messages`")
@@ -116,8 +120,8 @@ def options_of(config: dict[str, Any]) -> Options:
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as dicts. MLflow hands `{"prompt": ["a", "b"]}` over as one row that holds the list."""
     rows = []
-    for record in table.to_dict("records"):
-        row = {str(name): plain(value) for name, value in record.items()}
+    for cells in table.to_dict("records"):
+        row = {str(name): plain(value) for name, value in cells.items()}
         prompts = row.get("prompt")
         several = prompts if isinstance(prompts, list) else [prompts]
         rows += [{**row, "prompt": prompt} for prompt in several]

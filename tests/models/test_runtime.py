@@ -1,38 +1,33 @@
-"""The runtime that ships: requests, templates, tokens and the engine, on a real exported model."""
+"""The runtime that ships, asked as users ask, by both engines on a real exported model."""
 
+import gc
 import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from slmflow.models.slm_runtime.chat import answer, read
 from slmflow.models.slm_runtime.cores import physical_cores
-from slmflow.models.slm_runtime.engine import GenerateEngine, Sampling
-from slmflow.models.slm_runtime.template import render
-from slmflow.models.slm_runtime.tokenizer import TextTokenizer
+from slmflow.models.slm_runtime.errors import BadRequestError, CancelledError, OverloadedError, TimedOutError
+from slmflow.models.slm_runtime.runtime import Options, Runtime
+from slmflow.models.slm_runtime.sampling import Sampling
+from slmflow.models.slm_runtime.scheduler import Limits
 
 CHAT = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_onnx):
-    return GenerateEngine(tiny_onnx)
+def tokens(runtime, ids, **sampling):
+    return list(runtime.tokens(ids, Sampling(ignore_eos=True, **sampling)))
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tiny_onnx):
-    return TextTokenizer(tiny_onnx)
+def score(runtime, ids, chunk=128):
+    return runtime.scheduler.call(lambda engine: engine.score(ids, chunk))
 
 
-def ask(engine, tokenizer, **row):
-    return answer(read(row, Sampling(max_tokens=8), engine, tokenizer), engine, tokenizer, "tiny")
-
-
-def test_a_prompt_gets_text_and_a_chat_gets_an_openai_object(engine, tokenizer):
-    assert isinstance(ask(engine, tokenizer, prompt="Once"), str)
-    reply = ask(engine, tokenizer, messages=CHAT)
+def test_a_prompt_gets_text_and_a_chat_gets_an_openai_object(ask):
+    assert isinstance(ask(prompt="Once"), str)
+    reply = ask(messages=CHAT)
     assert reply["object"] == "chat.completion"
     assert reply["choices"][0]["message"]["role"] == "assistant"
     assert reply["choices"][0]["finish_reason"] in ("stop", "length")
@@ -40,38 +35,54 @@ def test_a_prompt_gets_text_and_a_chat_gets_an_openai_object(engine, tokenizer):
     assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
 
 
-def test_greedy_is_the_argmax_of_the_logits(engine, tokenizer):
-    ids = tokenizer.encode("The ferry left the harbour")
-    tokens = list(engine.generate(ids, Sampling(max_tokens=4, ignore_eos=True)))
-    for count, token in enumerate(tokens):
-        assert int(engine.logits(ids + tokens[:count])[-1].argmax()) == token
+def test_a_completion_is_openais_text_completion(ask):
+    reply = ask("completion", prompt="Once", max_tokens=4, logprobs=2)
+    assert reply["object"] == "text_completion"
+    choice = reply["choices"][0]
+    assert choice["text"] == ask(prompt="Once", max_tokens=4)
+    assert len(choice["logprobs"]["tokens"]) == len(choice["logprobs"]["top_logprobs"]) == 4
 
 
-def test_prefill_in_chunks_gives_the_logits_of_one_pass(engine, tokenizer):
-    ids = tokenizer.encode("The ferry left the harbour a little after six, when the light was grey. " * 4)[
-        :200
-    ]
-    whole = engine.logits(ids, chunk=len(ids))
-    np.testing.assert_allclose(engine.logits(ids, chunk=64), whole, atol=1e-4)
-    np.testing.assert_allclose(engine.logits(ids, chunk=1), whole, atol=1e-4)
+def test_greedy_is_the_argmax_of_the_logits(runtime):
+    ids = runtime.tokenizer.encode("The ferry left the harbour")
+    said = tokens(runtime, ids, max_tokens=4)
+    for count, token in enumerate(said):
+        assert int(score(runtime, ids + said[:count])[-1].argmax()) == token
 
 
-def test_the_same_seed_repeats_and_another_seed_does_not(engine, tokenizer):
-    ids = tokenizer.encode("Once upon")
+def test_prefill_in_chunks_gives_the_logits_of_one_pass(runtime):
+    ids = runtime.tokenizer.encode("The ferry left the harbour a little after six. " * 8)[:200]
+    whole = score(runtime, ids, len(ids))
+    np.testing.assert_allclose(score(runtime, ids, 64), whole, atol=1e-4)
+    np.testing.assert_allclose(score(runtime, ids, 1), whole, atol=1e-4)
+
+
+def test_both_engines_compute_the_same_logits(tiny_onnx):
+    ids = list(range(5, 150))
+    scores = []
+    for engine in ("generate", "continuous"):
+        one = Runtime(tiny_onnx, Options("tiny", engine=engine))
+        scores.append(score(one, ids))
+        one.close()
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+
+
+def test_the_same_seed_repeats_and_another_seed_does_not(runtime):
+    ids = runtime.tokenizer.encode("Once upon")
     first, again, other = (
-        list(engine.generate(ids, Sampling(max_tokens=16, temperature=1.0, seed=seed))) for seed in (1, 1, 2)
+        tokens(runtime, ids, max_tokens=16, temperature=1.0, seed=seed) for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
 
 
-def test_threads_that_ask_at_once_get_their_own_answers(engine, tokenizer):
-    prompts = [f"Number {index} is" for index in range(12)]
-    alone = [ask(engine, tokenizer, prompt=prompt) for prompt in prompts]
+def test_threads_that_ask_at_once_get_their_own_answers(ask):
+    prompts = [f"Number {index} is" + " very" * index for index in range(24)]
+    alone = [ask(prompt=prompt, max_tokens=4 + index % 7) for index, prompt in enumerate(prompts)]
     together = [""] * len(prompts)
 
     def work(index):
-        together[index] = ask(engine, tokenizer, prompt=prompts[index])
+        together[index] = ask(prompt=prompts[index], max_tokens=4 + index % 7)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(prompts))]
     for thread in threads:
@@ -81,109 +92,161 @@ def test_threads_that_ask_at_once_get_their_own_answers(engine, tokenizer):
     assert together == alone
 
 
-def test_a_generation_that_is_left_in_the_middle_frees_the_engine(engine, tokenizer):
-    ids = tokenizer.encode("Once upon")
-    stream = engine.generate(ids, Sampling(max_tokens=16, ignore_eos=True))
+def test_a_stream_is_the_answer_in_pieces(runtime, ask):
+    whole = ask(messages=CHAT, max_tokens=12)
+    chunks = list(runtime.stream(runtime.read({"messages": CHAT, "max_tokens": 12})))
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert choices[0]["delta"]["role"] == "assistant"
+    text = "".join(choice["delta"].get("content", "") for choice in choices)
+    assert text == whole["choices"][0]["message"]["content"]
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == [
+        whole["choices"][0]["finish_reason"]
+    ]
+    assert "".join(runtime.stream(runtime.read({"prompt": "Once"}))) == ask(prompt="Once")
+
+
+def test_a_stream_tells_its_usage_when_asked_to(runtime):
+    body = {"messages": CHAT, "max_tokens": 3, "stream_options": {"include_usage": True}}
+    last = list(runtime.stream(runtime.read(body)))[-1]
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] <= 3
+
+
+def test_a_generation_that_is_left_in_the_middle_stops_working(runtime):
+    stream = runtime.tokens(list(range(5, 15)), Sampling(max_tokens=400, ignore_eos=True))
     next(stream)
     stream.close()
-    assert len(list(engine.generate(ids, Sampling(max_tokens=4, ignore_eos=True)))) == 4
+    deadline = time.monotonic() + 10
+    while runtime.scheduler.stats()["running"]:
+        assert time.monotonic() < deadline
+    assert len(tokens(runtime, [7, 8], max_tokens=4)) == 4
 
 
-def test_a_stop_text_ends_and_is_cut_off(engine, tokenizer):
-    text = ask(engine, tokenizer, prompt="Once upon", max_tokens=12)
+def test_a_stop_text_ends_and_is_cut_off(ask):
+    text = ask(prompt="Once upon", max_tokens=12)
     stop = text[3:5]
-    assert ask(engine, tokenizer, prompt="Once upon", max_tokens=12, stop=stop) == text[: text.find(stop)]
-    reply = ask(engine, tokenizer, messages=CHAT, stop=["", "never in there"], max_tokens=3)
+    assert ask(prompt="Once upon", max_tokens=12, stop=stop) == text[: text.find(stop)]
+    reply = ask(messages=CHAT, stop=["", "never in there"], max_tokens=3)
     assert reply["usage"]["completion_tokens"] <= 3
 
 
-def test_n_answers_with_a_seed_differ_and_repeat(engine, tokenizer):
+def test_n_answers_with_a_seed_differ_and_repeat(ask):
     row = {"messages": CHAT, "n": 2, "temperature": 1.0, "seed": 7, "max_tokens": 12}
-    first, again = (ask(engine, tokenizer, **row)["choices"] for _ in range(2))
+    first, again = (ask(**row)["choices"] for _ in range(2))
     assert [choice["index"] for choice in first] == [0, 1]
     assert first == again
     assert first[0]["message"] != first[1]["message"]
 
 
-def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(engine, tokenizer):
-    with pytest.raises(ValueError, match=r"2 tokens and max_tokens is 511.* context of 512"):
-        list(engine.generate([1, 2], Sampling(max_tokens=511)))
-    with pytest.raises(ValueError, match="the prompt is empty"):
-        ask(engine, tokenizer, prompt="")
+def test_log_probabilities_are_those_of_the_model(runtime, ask):
+    ids = runtime.tokenizer.encode_chat(CHAT)
+    reply = ask(messages=CHAT, max_tokens=1, logprobs=True, top_logprobs=3, temperature=0.9, seed=1)
+    told = reply["choices"][0]["logprobs"]["content"][0]
+    logits = score(runtime, ids)[-1].astype(np.float64)
+    logs = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+    assert [one["logprob"] for one in told["top_logprobs"]] == pytest.approx(sorted(logs)[::-1][:3], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ({}, "either `prompt`"),
-        ({"prompt": "a", "messages": CHAT}, "not both"),
-        ({"prompt": 5}, "prompt must be text, not int"),
-        ({"prompt": float("nan")}, "either `prompt`"),
-        ({"messages": []}, "messages must be a list of at least one"),
-        ({"messages": "hi"}, "messages must be a list"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "other than {type: text"),
-        ({"prompt": "a", "stop": 5}, "stop=5 must be a text or a list of texts"),
-        ({"prompt": "a", "stop": [None]}, "must be a text or a list of texts"),
-        ({"prompt": "a", "max_tokens": 512}, "context of 512"),
-        ({"prompt": "a", "max_completion_tokens": 0}, "max_completion_tokens=0"),
-        ({"messages": ["hi"]}, "each message must be an object"),
-        ({"messages": [{"role": "user", "content": None}]}, "content of a message must be text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "other than {type: text"),
-        ({"prompt": "a", "temperature": 3}, "temperature=3 must be a number from 0 to 2"),
-        ({"prompt": "a", "temperature": "hot"}, "temperature='hot'"),
-        ({"prompt": "a", "top_p": 1.5}, r"top_p=1\.5 must be a number from 0 to 1"),
-        ({"prompt": "a", "max_tokens": 0}, "max_tokens=0"),
-        ({"prompt": "a", "max_tokens": 1.5}, r"max_tokens=1\.5 must be a whole number"),
-        ({"prompt": "a", "max_tokens": True}, "max_tokens=True"),
-        ({"prompt": "a", "n": 99}, "n=99"),
-        ({"prompt": "a", "stream": True}, "stream=true"),
-    ],
-)
-def test_a_bad_request_is_refused_with_the_field_and_what_is_allowed(engine, tokenizer, row, said):
-    with pytest.raises(ValueError, match=said):
-        read(row, Sampling(), engine, tokenizer)
-
-
-def test_a_default_gives_way_to_the_room_that_is_left(engine, tokenizer):
-    assert read({"prompt": "a" * 400}, Sampling(), engine, tokenizer).sampling.max_tokens < 256
-
-
-def test_a_top_p_of_zero_is_greedy(engine, tokenizer):
-    greedy = ask(engine, tokenizer, prompt="Once upon")
-    assert {ask(engine, tokenizer, prompt="Once upon", temperature=2, top_p=0) for _ in range(4)} == {greedy}
-
-
-def test_what_openai_clients_send_is_accepted(engine, tokenizer):
-    row = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "temperature": None}
-    row |= {"stop": None, "stream": False, "seed": 2**62, "max_completion_tokens": 5.0}
-    request = read(row, Sampling(), engine, tokenizer)
-    assert request.ids == tokenizer.encode_chat([{"role": "user", "content": "a"}])
-    assert request.sampling.max_tokens == 5
-
-
-def test_a_template_runs_in_a_sandbox_and_says_why_it_refuses():
-    with pytest.raises(ValueError, match="refused the messages: roles must alternate"):
-        render("{{ raise_exception('roles must alternate') }}", CHAT)
-    with pytest.raises(ValueError, match="unsafe"):
-        render("{{ ''.__class__.__mro__ }}", CHAT)
-
-
-def test_templates_that_hugging_face_renders_are_rendered_the_same():
-    template = (
-        "{% if tools is not none %}T{% endif %}{% generation %}{{ messages[0].content }}{% endgeneration %}"
+def test_a_penalty_keeps_tokens_from_coming_back(runtime):
+    ids = runtime.tokenizer.encode("a a a a a")
+    assert (
+        len(set(tokens(runtime, ids, max_tokens=40, presence_penalty=2.0, frequency_penalty=2.0)))
+        > len(set(tokens(runtime, ids, max_tokens=40)))
+        or len(set(tokens(runtime, ids, max_tokens=40))) == 40
     )
-    assert render(template, CHAT) == "Hello"
 
 
-def test_markup_in_a_message_is_neither_rendered_nor_escaped(tokenizer):
-    prompt = tokenizer.prompt_of([{"role": "user", "content": "{{ 7 * 7 }} <b>&</b>"}])
-    assert "{{ 7 * 7 }} <b>&</b>" in prompt
+def test_the_next_turn_of_a_chat_reads_only_what_is_new(ask):
+    long = [{"role": "user", "content": "Tell me of ferries and harbours. " * 4}]
+    first = ask(messages=long, max_tokens=4)
+    answer = first["choices"][0]["message"]
+    turn = [*long, answer, {"role": "user", "content": "And?"}]
+    second = ask(messages=turn, max_tokens=1)
+    fresh = ask(messages=turn, max_tokens=1, deterministic=True)
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] >= 32
+    assert fresh["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert second["choices"][0]["message"] == fresh["choices"][0]["message"]
 
 
-@given(text=st.text(max_size=200))
-def test_text_survives_the_way_into_ids_and_back(tokenizer, text):
-    if "<|" not in text:
-        assert tokenizer.decode(tokenizer.encode(text)) == text
+def test_a_deadline_ends_a_request_and_frees_the_engine(tiny_onnx):
+    runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous", timeout=0.05))
+    with pytest.raises(TimedOutError, match="no whole answer within"):
+        tokens(runtime, [5, 6], max_tokens=500)
+    runtime.close()
+
+
+def test_a_full_queue_refuses_and_what_runs_goes_on(tiny_onnx):
+    limits = Limits(rows=1, waiting=1)
+    runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous", limits=limits))
+    first = runtime.tokens([5, 6], Sampling(max_tokens=200, ignore_eos=True))
+    next(first)
+    heard = []
+    request = runtime.read({"prompt": "a"})
+    runtime.submit(request, heard.append)
+    with pytest.raises(OverloadedError, match="1 requests wait already"):
+        runtime.submit(request, heard.append)
+    assert len(list(first)) == 199
+    runtime.close()
+
+
+def test_memory_for_keys_and_values_is_bounded_and_the_bound_is_named(tiny_onnx):
+    runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous", limits=Limits(kv_bytes=20_000)))
+    with pytest.raises(BadRequestError, match=r"needs \d+ MB of keys and values, more than the 0 MB allowed"):
+        tokens(runtime, [5, 6], max_tokens=500)
+    assert len(tokens(runtime, [5], max_tokens=2)) == 2
+    runtime.close()
+
+
+def test_closing_tells_those_who_wait(tiny_onnx):
+    runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous"))
+    stream = runtime.tokens([5, 6], Sampling(max_tokens=500, ignore_eos=True))
+    next(stream)
+    threading.Timer(0.05, runtime.close).start()
+    with pytest.raises(OverloadedError, match="unloaded"):
+        list(stream)
+    with pytest.raises(OverloadedError, match="unloaded"):
+        runtime.answer(runtime.read({"prompt": "a"}))
+
+
+def test_a_runtime_that_nobody_holds_ends_its_thread(tiny_onnx):
+    runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous"))
+    thread = runtime.scheduler._thread
+    gone = weakref.ref(runtime)
+    del runtime
+    gc.collect()
+    assert gone() is None
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_cancelled_request_is_told_so(runtime):
+    heard = []
+    job, _ = runtime.submit(runtime.read({"prompt": "Once", "max_tokens": 400}), heard.append)
+    job.cancel()
+    deadline = time.monotonic() + 10
+    while not heard or not hasattr(heard[-1], "error"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert isinstance(heard[-1].error, CancelledError) or heard[-1].error is None
+
+
+def test_an_answer_in_json_obeys_its_schema(ask):
+    import json
+
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}, "b": {"enum": ["x", "y"]}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    for seed in range(3):
+        reply = ask(messages=CHAT, response_format=form, max_tokens=40, temperature=1.0, seed=seed)
+        said = json.loads(reply["choices"][0]["message"]["content"])
+        assert set(said) == {"a", "b"}
+        assert isinstance(said["a"], bool)
+        assert said["b"] in "xy"
+        assert reply["choices"][0]["finish_reason"] == "stop"
 
 
 def test_there_is_at_least_one_physical_core():

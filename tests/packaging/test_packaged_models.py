@@ -88,6 +88,7 @@ def test_the_onnx_model_is_code_and_pins_and_never_torch(onnx_model):
         "numpy",
         "tokenizers",
         "jinja2",
+        "llguidance",
     }
     assert all("==" in line and "+" not in line for line in requirements)
     assert not list(folder.rglob("*.pkl"))

@@ -87,7 +87,7 @@ class Engine(Protocol):
         """An empty cache for at most `length` positions."""
 
     def reuse(self, cache: Any, tokens: int, length: int) -> Any | None:
-        """A cache of `length` positions that begins with the first `tokens` of another; None if impossible."""
+        """A cache of `length` positions that begins with `tokens` of another; None if impossible."""
 
     def prefill(self, cache: Any, ids: list[int]) -> NDArray[np.float32]:
         """Read more of a prompt; the logits after its last token, shape (vocabulary,)."""

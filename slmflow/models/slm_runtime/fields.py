@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SAMPLING = [
+SAMPLING = (
     "max_tokens",
     "max_completion_tokens",
     "temperature",
@@ -16,9 +16,9 @@ SAMPLING = [
     "n",
     "stop",
     "deterministic",
-]
-SHAPES = ["response_format", "tools", "tool_choice", "stream", "stream_options", "model"]
-IGNORED = [
+)
+SHAPES = ("response_format", "tools", "tool_choice", "stream", "stream_options", "model")
+IGNORED = (
     "user",
     "metadata",
     "store",
@@ -28,7 +28,6 @@ IGNORED = [
     "prompt_cache_key",
     "reasoning_effort",
     "verbosity",
-    "ignore_eos",
-]
+)
 """Asked for by clients as a matter of course, and without a meaning here."""
-FIELDS = ["prompt", "messages", *SAMPLING, *SHAPES, *IGNORED]
+FIELDS = frozenset(("prompt", "messages", *SAMPLING, *SHAPES, *IGNORED))

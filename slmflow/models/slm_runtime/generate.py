@@ -19,6 +19,10 @@ from .cores import physical_cores
 from .engine import SCORING_CHUNK, describe
 
 
+STEP = 256
+"""Positions that a Generator is sized in: it cannot be lengthened later."""
+
+
 @dataclass
 class Sequence:
     """A Generator and how far it is."""
@@ -48,7 +52,11 @@ class GenerateEngine:
         self.description = describe(folder)
 
     def open(self, length: int) -> Sequence:
-        """Memory is taken for `length` positions at once: the library's own default is the whole context."""
+        """Memory is taken at once: for `length`, and up to STEP more for the next turn of a chat.
+
+        The library's own default is the whole context.
+        """
+        length = min(-(-length // STEP) * STEP, self.description.context_length)
         params = og.GeneratorParams(self._model)
         params.set_search_options(max_length=length, do_sample=False)
         self._positions += length

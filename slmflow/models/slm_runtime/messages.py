@@ -11,7 +11,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def messages_of(messages: Any) -> list[dict[str, Any]]:
-    """Messages with text content, `developer` as `system`. Raises BadRequestError naming what cannot be read."""
+    """Messages with text content, `developer` as `system`; raises BadRequestError naming what is wrong."""
     if not isinstance(messages, list) or not messages:
         raise BadRequestError("messages must be a list of at least one message", "messages")
     read = []

@@ -171,7 +171,7 @@ class Reader:
             schema = named.get("schema") if isinstance(named, dict) else None
             if not isinstance(schema, dict):
                 raise BadRequestError(
-                    "response_format.json_schema.schema must be an object", "response_format"
+                    "response_format.json_schema.schema is not an object", "response_format"
                 )
         if kind != "text":
             try:

@@ -7,7 +7,7 @@ import queue
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ class Options:
     name: str
     engine: str = "generate"
     threads: int = 0
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     deterministic: bool = False
     timeout: float = 0.0
     """Seconds from asking to the last token; 0: no limit."""
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 class Runtime:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .engine import Engine
-from .errors import OverloadedError
+from .errors import BadRequestError, OverloadedError
 from .job import Job, Sequence
 from .prefixes import Prefixes
 
@@ -60,12 +60,17 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Queue a job. Raises OverloadedError when the queue is full, ValueError when it could never run."""
+        """Queue a job.
+
+        Raises OverloadedError when the queue is full, BadRequestError when it could never run.
+        """
         needed = self._bytes(job)
         if needed > self.limits.kv_bytes:
-            raise ValueError(
-                f"the request needs {needed / 1e6:.0f} MB of keys and values and {self.limits.kv_bytes / 1e6:.0f}"
-                " MB are allowed: lower max_tokens or n, shorten the prompt, or raise kv_megabytes"
+            raise BadRequestError(
+                f"the request needs {needed / 1e6:.0f} MB of keys and values, more than the "
+                f"{self.limits.kv_bytes / 1e6:.0f} MB allowed: lower max_tokens or n, shorten the prompt, or "
+                "raise kv_megabytes",
+                "max_tokens",
             )
         with self._changed:
             if self._closing:

@@ -77,7 +77,7 @@ class TextTokenizer:
         return ids + self._text_ids(prompt[at:], first=at == 0)
 
     def _break(self, text: str) -> str:
-        """Put a joint into every special token of a text, so that it is none when the template is rendered."""
+        """Put a joint into every special token of a text, so that it is none in the rendered prompt."""
         if self._marker is None:
             return text
         return self._marker.sub(lambda found: found.group()[0] + JOINT + found.group()[1:], text)

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import mlflow
+from mlflow.entities import LiveSpan
 
+from .answer import Answer
 from .request import Request
 from .runtime import Runtime
 
 
 def traced(runtime: Runtime, request: Request) -> str | dict[str, Any]:
-    """Answer within a span that MLflow shows as a chat call."""
+    """Answer within a span that MLflow shows as a chat call, below the caller's own."""
     with mlflow.start_span(runtime.options.name, span_type="CHAT_MODEL") as span:
-        span.set_inputs({"prompt": runtime.tokenizer.decode(request.ids, keep_special=True)})
         answer = runtime.answer(request)
         whole = answer.whole()
-        usage = answer.usage()
-        span.set_attribute(
-            "mlflow.chat.tokenUsage",
-            {
-                "input_tokens": usage["prompt_tokens"],
-                "output_tokens": usage["completion_tokens"],
-                "total_tokens": usage["total_tokens"],
-            },
-        )
-        span.set_outputs(whole)
+        _describe(span, runtime, request, answer, whole)
     return whole
+
+
+def record(runtime: Runtime, request: Request, answer: Answer, whole: Any, began: int) -> None:
+    """A trace of a call that ended now and began at `began`, in nanoseconds since 1970."""
+    ended = time.time_ns()
+    span = mlflow.start_span_no_context(runtime.options.name, span_type="CHAT_MODEL", start_time_ns=began)
+    _describe(span, runtime, request, answer, whole)
+    span.end(end_time_ns=ended)
+
+
+def _describe(span: LiveSpan, runtime: Runtime, request: Request, answer: Answer, whole: Any) -> None:
+    usage = answer.usage()
+    span.set_inputs({"prompt": runtime.tokenizer.decode(request.ids, keep_special=True)})
+    span.set_outputs(whole)
+    tokens = {
+        "input_tokens": usage["prompt_tokens"],
+        "output_tokens": usage["completion_tokens"],
+        "total_tokens": usage["total_tokens"],
+    }
+    span.set_attribute("mlflow.chat.tokenUsage", tokens)
