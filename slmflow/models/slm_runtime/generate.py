@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from .cores import physical_cores
 from .engine import SCORING_CHUNK, describe
 
-
 STEP = 256
 """Positions that a Generator is sized in: it cannot be lengthened later."""
 
