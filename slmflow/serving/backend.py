@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -139,8 +138,3 @@ def timed(started: float, prompt_tokens: int, completion_tokens: int) -> dict[st
         "first_token_seconds": seconds,
         "seconds": seconds,
     }
-
-
-def as_json(value: Any) -> Any:
-    """A copy that is certainly JSON."""
-    return json.loads(json.dumps(value))
