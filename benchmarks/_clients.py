@@ -47,6 +47,7 @@ class Server:
         deadline = time.monotonic() + 120
         while self.get("/health") != 200:
             if time.monotonic() > deadline:
+                self.__exit__()
                 raise RuntimeError("the server is not ready after 120 s")
             time.sleep(0.1)
         return self

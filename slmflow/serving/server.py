@@ -125,6 +125,8 @@ async def serve(
     tasks = {serving, keeper, stopped}
     if settings.model.moves:
         tasks.add(asyncio.create_task(follow(resolve, settings.follow_seconds, pool.aim, _reporter(metrics))))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
     print(f"listening on {url}", flush=True)
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     await _drain(front, settings.drain_seconds, hurry)
