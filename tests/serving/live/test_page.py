@@ -1,0 +1,96 @@
+"""The chat page in a real browser, on the real server."""
+
+import shutil
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    assert found, "no chromium on PATH: apt-get install chromium"
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, live):
+    page = browser.new_page()
+    page.complaints = []
+    page.on("console", lambda said: page.complaints.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.goto(live.url)
+    page.wait_for_selector("#dot.ok")
+    yield page
+    page.close()
+
+
+def settings(page, **values):
+    page.locator("summary").click()
+    for name, value in values.items():
+        page.fill(f"#{name}", value)
+        page.locator(f"#{name}").blur()
+
+
+def send(page, text):
+    page.fill("#message", text)
+    page.press("#message", "Enter")
+
+
+def answered(page, count=1):
+    page.wait_for_function(f"document.querySelectorAll('.figures').length === {count}")
+
+
+def test_a_message_is_answered_with_its_figures_and_nothing_complains(page, live):
+    assert page.inner_text("h1") == "tiny-onnx"
+    settings(page, max_tokens="8", temperature="0")
+    send(page, "Hello")
+    answered(page)
+    assert "tokens/s" in page.inner_text(".figures")
+    told = page.evaluate("messages.at(-1).content")
+    assert told == live.text(max_tokens=8, temperature=0)
+    page.click("#again")
+    answered(page)
+    assert page.evaluate("messages.length") == 2
+    assert page.complaints == []
+
+
+def test_stop_ends_the_answer_and_new_chat_clears(page):
+    settings(page, max_tokens="400", temperature="1")
+    send(page, "Hello")
+    page.wait_for_selector("article.assistant")
+    page.click("#send")
+    page.wait_for_function("asking === null")
+    page.click("#fresh")
+    assert page.locator("article").count() == 0
+
+
+def test_settings_are_kept_and_a_refusal_is_shown_in_words(page):
+    settings(page, max_tokens="9999")
+    send(page, "Hello")
+    page.wait_for_selector("article.error")
+    assert "more than the model's context of 512" in page.inner_text("article.error")
+    page.reload()
+    assert page.input_value("#max_tokens") == "9999"
+    assert [one for one in page.complaints if "400" not in one] == []
+
+
+def test_what_is_said_is_text_and_never_markup(page):
+    settings(page, max_tokens="2")
+    send(page, "<img src=x onerror='document.title=1'>")
+    answered(page)
+    assert page.locator("article img").count() == 0
+    assert page.title() == "tiny-onnx"
