@@ -148,8 +148,8 @@ def random_clients(server: Server, clients: int, words: list[str], requests: int
     return Load(sum(len(times.tokens) for times in seen) / seconds, float(np.quantile(gaps, 0.95)))
 
 
-def inter_token(server: Server, clients: int, new: int) -> float:
-    """Seconds between tokens (p95) once all clients have their first, until the first of them ends."""
+def inter_token(server: Server, clients: int, new: int) -> list[float]:
+    """Seconds between tokens once all clients have their first, until the first of them ends."""
     seen: list[Times] = [Times(0.0)] * clients
 
     def work(number: int) -> None:
@@ -158,13 +158,12 @@ def inter_token(server: Server, clients: int, new: int) -> float:
 
     in_threads(work, clients)
     start, end = max(times.tokens[0] for times in seen), min(times.tokens[-1] for times in seen)
-    gaps = [
+    return [
         later - earlier
         for times in seen
         for earlier, later in zip(times.tokens, times.tokens[1:], strict=False)
         if earlier >= start and later <= end
     ]
-    return float(np.quantile(gaps, 0.95))
 
 
 def timed_health(server: Server, body: dict[str, Any]) -> list[float]:

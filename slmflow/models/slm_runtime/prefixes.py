@@ -8,8 +8,8 @@ from typing import Any
 
 from .engine import Engine
 
-SHORTEST = 32
-"""Tokens in common below which copying is not worth while."""
+SHORTEST = 16
+"""Tokens in common below which copying is not worth while: a system prompt is worth it."""
 
 
 class Prefixes:

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
+pytestmark = pytest.mark.parametrize("live", ["continuous"], indirect=True)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
