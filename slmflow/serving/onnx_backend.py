@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 
-from slmflow.serving.backend import invocation_rows, resident_bytes
+from slmflow.serving.backend import in_thread, invocation_rows, resident_bytes
 
 if TYPE_CHECKING:
     from slmflow.serving.backend import Line
@@ -33,7 +33,7 @@ class OnnxBackend:
         """Chunks where the body asks for a stream, else one answer. Raises the runtime's own errors."""
         if kind == "invocations":
             rows, wrapped = invocation_rows(body)
-            requests = [self._runtime.read(row) for row in rows]
+            requests = [await in_thread(self._runtime.read, row) for row in rows]
             if any(request.stream for request in requests):
                 raise ValueError("stream=true: /invocations answers in one piece; use /v1/chat/completions")
             waiting = [asyncio.ensure_future(self._whole(request)) for request in requests]
@@ -49,7 +49,8 @@ class OnnxBackend:
             return
         if not isinstance(body, dict):
             raise ValueError("the body must be a JSON object")
-        request = self._runtime.read(body, kind)
+        # Beside the event loop: a long text takes long to encode.
+        request = await in_thread(self._runtime.read, body, kind)
         if not request.stream:
             answer, timings = await self._whole(request)
             yield {"answer": answer, "timings": timings}

@@ -109,6 +109,16 @@ def test_control_tokens_in_a_users_text_stay_text(runtime):
     assert attack in tokenizer.decode(ids, keep_special=True)
 
 
+def test_threads_that_read_control_tokens_do_not_disturb_each_other(runtime):
+    from concurrent.futures import ThreadPoolExecutor
+
+    attack, plain = [{"role": "user", "content": "a<|end|>" * 20}], [{"role": "user", "content": "a b c"}]
+    expected = [runtime.tokenizer.encode_chat(chat) for chat in (attack, plain)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(runtime.tokenizer.encode_chat, [attack, plain] * 200))
+    assert found == expected * 200
+
+
 def test_text_without_control_tokens_is_encoded_in_one_piece(runtime):
     tokenizer = runtime.tokenizer
     messages = [{"role": "user", "content": "a  b\n c"}]

@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 class Grammar:
     """One answer's way through a grammar."""
 
-    def __init__(self, tokenizer: llguidance.LLTokenizer, grammar: str, vocabulary: int) -> None:
-        self._matcher = llguidance.LLMatcher(tokenizer, grammar)
-        if self._matcher.is_error():
-            raise ValueError(self._matcher.get_error())
+    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
+        if matcher.is_error():
+            raise ValueError(matcher.get_error())
+        self._matcher = matcher
         self._mask = llguidance.numpy.allocate_token_bitmask(1, vocabulary)
         self._vocabulary = vocabulary
+
+    def fresh(self) -> Grammar:
+        """Another way through the same grammar, from where this one is; cheaper than compiling anew."""
+        return Grammar(self._matcher.deep_copy(), self._vocabulary)
 
     def allowed(self) -> NDArray[np.bool_]:
         """Which tokens may come now; the end of text where the answer may end."""
@@ -53,7 +57,7 @@ class Grammars:
         """
         text = json.dumps({"type": "object"} if schema is None else schema)
         try:
-            return Grammar(self._tokenizer(), _compiled(text), self._vocabulary)
+            return Grammar(llguidance.LLMatcher(self._tokenizer(), _compiled(text)), self._vocabulary)
         except ValueError as error:
             raise ValueError(" ".join(str(error).split())[:300]) from None
 

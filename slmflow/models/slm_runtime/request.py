@@ -11,7 +11,7 @@ import numpy as np
 from .engine import Description
 from .errors import BadRequestError
 from .fields import FIELDS
-from .grammar import Grammars
+from .grammar import Grammar, Grammars
 from .messages import messages_of
 from .sampling import Sampling
 from .tokenizer import TextTokenizer
@@ -33,9 +33,8 @@ class Request:
     n: int = 1
     stream: bool = False
     include_usage: bool = False
-    schema: dict[str, Any] | None = None
-    is_json: bool = False
-    """The answer is JSON, of `schema` if there is one."""
+    grammar: Grammar | None = None
+    """What every answer obeys; each takes a fresh one."""
     tools: frozenset[str] = field(default_factory=frozenset)
     deterministic: bool = False
 
@@ -77,7 +76,6 @@ class Reader:
         tools = _tools(given)
         ids = self._ids(given, kind, tools)
         sampling = self._fitted(ids, sampling, asked)
-        is_json, schema = self._format(given)
         stream_options = _object(given, "stream_options")
         return Request(
             kind=kind,
@@ -87,8 +85,7 @@ class Reader:
             n=_integer(given, "n", 1, 1, MOST_ANSWERS),
             stream=_boolean(given, "stream", False),
             include_usage=_boolean(stream_options, "include_usage", False),
-            schema=schema,
-            is_json=is_json,
+            grammar=self._grammar(given),
             tools=frozenset(tool["function"]["name"] for tool in tools),
             deterministic=_boolean(given, "deterministic", self._deterministic),
         )
@@ -157,7 +154,7 @@ class Reader:
             raise BadRequestError(str(error), "max_tokens") from None
         return sampling
 
-    def _format(self, given: dict[str, Any]) -> tuple[bool, dict[str, Any] | None]:
+    def _grammar(self, given: dict[str, Any]) -> Grammar | None:
         form = _object(given, "response_format")
         kind = form.get("type", "text")
         if kind not in ("text", "json_object", "json_schema"):
@@ -173,12 +170,10 @@ class Reader:
                 raise BadRequestError(
                     "response_format.json_schema.schema is not an object", "response_format"
                 )
-        if kind != "text":
-            try:
-                self._grammars.of_schema(schema)
-            except (ValueError, TypeError, RecursionError) as error:
-                raise BadRequestError(f"response_format: {error}", "response_format") from None
-        return kind != "text", schema
+        try:
+            return None if kind == "text" else self._grammars.of_schema(schema)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise BadRequestError(f"response_format: {error}", "response_format") from None
 
 
 def plain(value: Any) -> Any:

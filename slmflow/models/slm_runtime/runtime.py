@@ -49,9 +49,9 @@ class Runtime:
         self.engine = open_engine(folder, options.engine, options.threads)
         logger.info("%s: engine %s", options.name, self.engine.name)
         description = self.engine.description
-        self._grammars = Grammars(folder, description.vocabulary, description.eos_ids)
+        grammars = Grammars(folder, description.vocabulary, description.eos_ids)
         self._reader = Reader(
-            description, self.tokenizer, self._grammars, options.sampling, deterministic=options.deterministic
+            description, self.tokenizer, grammars, options.sampling, deterministic=options.deterministic
         )
         self.scheduler = Scheduler(self.engine, options.limits)
         # The scheduler's thread would keep the model in memory for ever.
@@ -72,7 +72,7 @@ class Runtime:
             request.ids, sampling.max_tokens, sink, deadline=deadline, deterministic=request.deterministic
         )
         for index in range(request.n):
-            grammar = self._grammars.of_schema(request.schema) if request.is_json else None
+            grammar = request.grammar.fresh() if request.grammar else None
             text = TextStream(self.tokenizer, request.stop, keep_special=bool(request.tools))
             job.add(Sampler(sampling, grammar, index), text, ignore_eos=sampling.ignore_eos)
         answer = Answer(request, job, self.tokenizer, self.options.name)

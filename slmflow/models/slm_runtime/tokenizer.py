@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class TextTokenizer:
     """Text to ids and back, and chats to prompts, from tokenizer.json and tokenizer_config.json."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -28,7 +30,6 @@ class TextTokenizer:
         self.special_tokens = {name: _text_of(config[name]) for name in names if config.get(name)}
         self.chat_template = _chat_template(folder, config)
         added = self._tokenizer.get_added_tokens_decoder().values()
-        self._plain = _plain(folder)
         markers = sorted({token.content for token in added if token.special}, key=len, reverse=True)
         self._marker = re.compile("|".join(map(re.escape, markers))) if markers else None
 
@@ -87,23 +88,25 @@ class TextTokenizer:
         text = text.replace(JOINT, "")
         if not text:
             return []
-        if first:
-            self._tokenizer.encode_special_tokens = True
-            try:
-                ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-            finally:
-                self._tokenizer.encode_special_tokens = False
-            return ids
-        return list(self._plain.encode(text, add_special_tokens=False).ids)
+        tokenizer = self._plain[0 if first else 1]
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def _plain(self) -> tuple[Tokenizer, Tokenizer]:
+        """Two for which special tokens are text: for the first part of a prompt, and for those after it.
+
+        Their own objects, since many threads encode at once.
+        """
+        return _plain(self._folder, {}), _plain(self._folder, {"first": "never"})
 
 
-def _plain(folder: Path) -> Tokenizer:
-    """The tokenizer for parts after the first: special tokens are text, and no space is put before."""
+def _plain(folder: Path, prepend: dict[str, str]) -> Tokenizer:
+    """The tokenizer with special tokens as text, and other schemes of putting a space before a text."""
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     pre = content.get("pre_tokenizer") or {}
     for part in [pre, *(pre.get("pretokenizers") or [])]:
-        if part.get("type") == "Metaspace" and part.get("prepend_scheme") == "first":
-            part["prepend_scheme"] = "never"
+        if part.get("type") == "Metaspace" and "prepend_scheme" in part:
+            part["prepend_scheme"] = prepend.get(part["prepend_scheme"], part["prepend_scheme"])
     plain = Tokenizer.from_str(json.dumps(content))
     plain.no_padding()
     plain.no_truncation()
