@@ -85,7 +85,17 @@ def test_a_prebuilt_folder_that_names_a_library_is_refused(broken, tmp_path):
 def test_a_prebuilt_folder_without_its_base_is_proven_to_generate_and_nothing_more(tiny_onnx):
     proofs = prove(tiny_onnx, None, Precision.source)
     assert proofs.pop("graph")["operators"]["com.microsoft.GroupQueryAttention"] == 2
+    assert proofs.pop("batch_kl") < 1e-9
     assert proofs == {"generates": True, "engines": ["generate", "continuous"], "reference": False}
+
+
+def test_an_engine_that_mixes_up_its_rows_is_not_proven(tiny_onnx, monkeypatch, capsys):
+    from slmflow.models.slm_runtime.continuous import ContinuousEngine
+
+    right = ContinuousEngine.decode
+    monkeypatch.setattr(ContinuousEngine, "decode", lambda self, caches, ids: right(self, caches, ids)[::-1])
+    assert prove(tiny_onnx, None, Precision.source)["engines"] == ["generate"]
+    assert "nats from its single rows" in capsys.readouterr().out
 
 
 @pytest.fixture
