@@ -65,8 +65,8 @@ GREEDY_TOKENS = 8
 STARTS = (0, 3, 7)
 """Where in the text the prompts begin on which the engines must agree, token for token."""
 BATCH_SHARE = 0.1
-"""A row in a batch may be this far (KL divergence) from the same row alone, as a share of the distance between
-different rows: more is no rounding."""
+"""A row in a batch may be this far (KL divergence) from the same row alone, as a share of the distance
+between different rows: more is no rounding."""
 
 
 def arithmetic(config: ExportConfig) -> Precision | Level:
