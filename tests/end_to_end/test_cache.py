@@ -199,6 +199,7 @@ def test_a_damaged_champion_is_healed_by_running_again(store):
     assert set(states().values()) == {State.cached}
 
 
+@pytest.mark.slow
 def test_gc_is_dry_and_keeps_what_versions_stand_on(store):
     loose = run_project(
         ["-e", "fetch", "-P", "model=tiny_phi3", "-P", "overrides=model.source.seed=9"], store

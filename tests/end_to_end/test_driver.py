@@ -81,6 +81,7 @@ def test_a_variant_that_fails_does_not_stop_the_others(tmp_path, client):
     assert client.get_model_version_by_alias("tiny-phi3-onnx", "champion").tags["gate"] == "pass"
 
 
+@pytest.mark.slow
 def test_two_drivers_at_once_do_each_step_once_and_register_once(tmp_path, client):
     client.search_experiments()  # the store's tables, which two processes cannot make at once
     both = [command(tmp_path, []) for _ in range(2)]
