@@ -124,7 +124,9 @@ class Scheduler:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        # The last reference to a model may go in the scheduler's own thread.
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def _bytes(self, job: Job) -> int:
         return job.n * job.length * self.engine.description.position_bytes
