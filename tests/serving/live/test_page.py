@@ -1,42 +1,18 @@
 """The chat page in a real browser, on the real server."""
 
-import shutil
-
 import pytest
-from playwright.sync_api import sync_playwright
+
+from tests.serving import browser as browsing
 
 pytestmark = pytest.mark.parametrize("live", ["continuous"], indirect=True)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    assert found, "no chromium on PATH: apt-get install chromium"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield started
-        started.close()
+browser = browsing.browser
 
 
 @pytest.fixture
 def page(browser, live):
-    page = browser.new_page()
-    page.complaints = []
-    page.on("console", lambda said: page.complaints.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.goto(live.url)
-    page.wait_for_selector("#dot.ok")
-    yield page
-    page.close()
+    with browsing.open_page(browser, live.url) as page:
+        page.locator("#dot.ok").wait_for()
+        yield page
 
 
 def settings(page, **values):
