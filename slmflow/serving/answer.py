@@ -23,15 +23,16 @@ EVENTS = [
 
 
 class Answer:
-    """An ASGI response that a worker makes."""
+    """An ASGI response that a worker makes, under the name that the front serves its model by."""
 
     def __init__(
-        self, pool: Pool, metrics: Metrics, route: str, kind: str, body: str, *, stream: bool
+        self, pool: Pool, metrics: Metrics, route: str, kind: str, body: str, *, name: str, stream: bool
     ) -> None:
         self._pool = pool
         self._metrics = metrics
         self._route = route
         self._operation = f'{{"op":"answer","kind":"{kind}","body":{body}}}'
+        self._name = name
         self._stream = stream
         self._mark = kind != "invocations"  # OpenAI's end of a stream
 
@@ -57,11 +58,15 @@ class Answer:
         if "answer" not in said:
             raise ApiError(500, "the worker sent a line without an answer")
         try:
-            response = JSONResponse(said["answer"])
+            response = JSONResponse(self._named(said["answer"]))
         except ValueError:
             raise ApiError(500, "the worker's answer has values that JSON does not have") from None
         self._metrics.observe(said.get("timings"))
         await response(scope, receive, send)
+
+    def _named(self, said: Any) -> Any:
+        """Clients compare `model` with what /v1/models lists; /invocations keeps the model's own."""
+        return {**said, "model": self._name} if self._mark and "model" in said else said
 
     async def _send_events(self, said: dict[str, Any], lines: Exchange, send: Send) -> None:
         if "chunk" not in said and "done" not in said:
@@ -72,7 +77,7 @@ class Answer:
             while "done" not in said:
                 if "chunk" not in said:
                     raise ApiError(500, "the worker sent a line that is neither a chunk nor the end")
-                await send(_event(said["chunk"]))
+                await send(_event(self._named(said["chunk"])))
                 said = await lines.line()
                 now = time.perf_counter()
                 if "chunk" in said:

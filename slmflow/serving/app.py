@@ -61,7 +61,8 @@ class Front:
             raise ApiError(400, "stream must be true or false", param="stream")
         if KINDS[route] != "invocations":
             self._check_model(body.get("model"))
-        return Answer(self.pool, self.metrics, route, KINDS[route], text, stream=bool(stream))
+        stream = bool(stream)
+        return Answer(self.pool, self.metrics, route, KINDS[route], text, name=self.name, stream=stream)
 
     def _check_model(self, said: Any) -> None:
         if said is not None and not isinstance(said, str):
@@ -139,7 +140,7 @@ class Front:
             Guard,
             traffic=self.traffic,
             metrics=self.metrics,
-            token=self.settings.token,
+            settings=self.settings,
             route_of=route_of,
         )
         middleware = [guard]

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slmflow.serving.errors import ApiError
 from slmflow.serving.metrics import Metrics
+from slmflow.serving.origins import refuse_other_sites
+from slmflow.serving.settings import Settings
 
 LOG = logging.getLogger("slmflow.serving")
 OPEN = ("/", "/health", "/ping")
@@ -52,13 +54,14 @@ class Guard:
         *,
         traffic: Traffic,
         metrics: Metrics,
-        token: str,
+        settings: Settings,
         route_of: Callable[[str], str],
     ) -> None:
         self._app = app
         self._traffic = traffic
         self._metrics = metrics
-        self._token = token.encode()
+        self._settings = settings
+        self._token = settings.token.encode()
         self._route_of = route_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,6 +101,8 @@ class Guard:
     def _check(self, path: str, headers: Headers) -> None:
         if path in OPEN:
             return
+        if not self._token:
+            refuse_other_sites(headers, self._settings.host, self._settings.cors)
         scheme, _, token = headers.get("authorization", "").partition(" ")
         shown = token.strip().encode("utf-8", "surrogateescape")
         if self._token and not (scheme.lower() == "bearer" and hmac.compare_digest(shown, self._token)):

@@ -56,7 +56,8 @@ class OnnxBackend:
             yield {"answer": answer, "timings": timings}
             return
         began = time.time_ns()
-        job, answers, heard = self._submit(request)
+        heard = Pieces(streamed=True)
+        job, answers = self._runtime.submit(request, heard.put)
         try:
             while (told := await heard.get()) is not None:
                 for chunk in answers.chunks(told):
@@ -92,7 +93,8 @@ class OnnxBackend:
 
     async def _whole(self, request: Any) -> tuple[Any, dict[str, Any]]:
         began = time.time_ns()
-        job, answer, heard = self._submit(request)
+        heard = Pieces(streamed=False)
+        job, answer = self._runtime.submit(request, heard.put)
         try:
             while (told := await heard.get()) is not None:
                 answer.add(told)
@@ -102,11 +104,6 @@ class OnnxBackend:
         self._trace(request, answer, whole, began)
         return whole, answer.timings()
 
-    def _submit(self, request: Any) -> tuple[Any, Any, Pieces]:
-        heard = Pieces()
-        job, answer = self._runtime.submit(request, heard.put)
-        return job, answer, heard
-
     def _trace(self, request: Any, answer: Any, whole: Any, began: int) -> None:
         """Leave a trace of a finished call, beside the event loop: a store may be slow, or away."""
         if self._tracing:
@@ -114,15 +111,27 @@ class OnnxBackend:
 
 
 class Pieces:
-    """What the scheduler's thread tells, for this event loop."""
+    """What the scheduler's thread tells, for this event loop; not streamed, it is woken at the end only.
 
-    def __init__(self) -> None:
+    Woken at each token, it would take a core from the engine.
+    """
+
+    def __init__(self, *, streamed: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Any] = asyncio.Queue()
+        self._streamed = streamed
+        self._held: list[Any] = []
 
     def put(self, told: Any) -> None:
-        """From any thread."""
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, told)
+        """From the scheduler's thread."""
+        self._held.append(told)
+        if self._streamed or hasattr(told, "error"):
+            held, self._held = self._held, []
+            self._loop.call_soon_threadsafe(self._fill, held)
+
+    def _fill(self, held: list[Any]) -> None:
+        for told in held:
+            self._queue.put_nowait(told)
 
     async def get(self) -> Any | None:
         """The next piece; None at the end. Raises what ended the request."""

@@ -30,18 +30,52 @@ CLOSE_SECONDS = 2
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1, with OpenAI's shape also for what is no HTTP."""
+    """HTTP/1.1, with OpenAI's shape also for what is no HTTP, and an end to heads that never come whole."""
+
+    head_seconds = 30.0
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The first head must come."""
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a head, or of a body, whose time is measured where it is read."""
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing to wait for."""
+        if self._head is not None:
+            self._head.cancel()
+        super().connection_lost(exc)
+
+    def _watch_head(self) -> None:
+        waiting = self.conn.their_state is h11.IDLE
+        if waiting and self._head is None:
+            self._head = self.loop.call_later(self.head_seconds, self._late)
+        elif not waiting and self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _late(self) -> None:
+        message = f"the headers did not arrive within {self.head_seconds:g} seconds: send them at once"
+        self._refuse(ApiError(408, message))
 
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be parsed, and close."""
-        body = bytes(ApiError(400, "the request is not valid HTTP/1.1").response().body)
+        self._refuse(ApiError(400, "the request is not valid HTTP/1.1"))
+
+    def _refuse(self, error: ApiError) -> None:
+        body = bytes(error.response().body)
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
             ("connection", "close"),
         ]
         for event in (
-            h11.Response(status_code=400, headers=headers),
+            h11.Response(status_code=error.status, headers=headers),
             h11.Data(data=body),
             h11.EndOfMessage(),
         ):
@@ -109,7 +143,7 @@ async def serve(
     server = Server(
         uvicorn.Config(
             front.app(),
-            http=Protocol,
+            http=type("Protocol", (Protocol,), {"head_seconds": settings.body_seconds}),
             ws="none",
             lifespan="off",
             log_config=None,

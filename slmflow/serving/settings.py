@@ -45,6 +45,7 @@ class Settings:
     """The one origin whose pages may use the front; empty for none."""
     max_body_bytes: int = 8_000_000
     body_seconds: float = 30.0
+    """What the headers of a request, and then its body, may each take to arrive."""
     drain_seconds: float = 30.0
     follow_seconds: float = 10.0
     load_seconds: float = 600.0

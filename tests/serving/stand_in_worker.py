@@ -64,7 +64,8 @@ async def answer(said: dict, writer) -> None:
         if stream:
             chunk = {
                 "object": "chat.completion.chunk",
-                "model": URI,
+                "model": "echo",
+                "system_fingerprint": URI,
                 "choices": [{"index": 0, "delta": {"content": word + " "}}],
             }
             send(writer, {"chunk": chunk})
@@ -79,7 +80,8 @@ async def answer(said: dict, writer) -> None:
         value = {"predictions": [text]}
     else:
         value = {
-            "model": URI,
+            "model": "echo",
+            "system_fingerprint": URI,
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
             "usage": counts,
         }

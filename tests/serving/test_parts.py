@@ -58,8 +58,8 @@ def test_a_defect_is_a_500_that_says_nothing_of_itself(caplog):
     def broken(request):
         raise KeyError("secret")
 
-    metrics = Metrics()
-    guard = Middleware(Guard, traffic=Traffic(), metrics=metrics, token="", route_of=lambda path: path)
+    metrics, settings = Metrics(), parse_settings(["model_uri=models:/echo/1", "host=0.0.0.0"])
+    guard = Middleware(Guard, traffic=Traffic(), metrics=metrics, settings=settings, route_of=str)
     app = Starlette(routes=[Route("/", broken)], middleware=[guard])
     with caplog.at_level(logging.CRITICAL, "slmflow.serving"):
         answer = TestClient(app).get("/")

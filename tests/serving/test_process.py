@@ -210,6 +210,17 @@ def test_one_origin_may_be_let_in(make_front):
     assert other.headers.get("access-control-allow-origin") != "https://other.org"
 
 
+def test_other_sites_are_let_in_by_their_name_or_by_a_token_and_any_name_of_a_public_address(make_front):
+    asks = {"Origin": "https://example.org"}
+    assert make_front("cors=https://example.org").ready().chat("a", headers=asks).status_code == 200
+    front = make_front(environment={"SLMFLOW_TOKEN": "t"}).ready()
+    headers = {"Origin": "https://other.org", "Host": "other.org", "Authorization": "Bearer t"}
+    assert front.chat("a", headers=headers).status_code == 200
+    front = make_front("host=0.0.0.0").ready()
+    assert front.chat("a", headers={"Host": "inside.example"}).status_code == 200
+    assert front.chat("a", headers={**asks, "Host": "inside.example"}).status_code == 403
+
+
 def test_metrics_do_not_wait_for_a_deaf_worker(make_front):
     front = make_front("worker.deaf=1").ready()
     start = time.monotonic()
@@ -227,7 +238,7 @@ class Load:
     def ask(self):
         while not self.stop.is_set():
             answer = self.front.chat("slow a b")
-            self.answers.append((answer.status_code, answer.json().get("model")))
+            self.answers.append((answer.status_code, answer.json().get("system_fingerprint")))
 
     def __enter__(self):
         for thread in self.threads:
@@ -254,7 +265,7 @@ def alias_words(alias, *more):
 def serves(front, version):
     return lambda: (
         front.client.get("/version").json()["model"]["version"] == version
-        and front.chat("a").json().get("model") == f"models:/echo/{version}"
+        and front.chat("a").json().get("system_fingerprint") == f"models:/echo/{version}"
     )
 
 

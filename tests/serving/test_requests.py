@@ -129,7 +129,7 @@ def test_versions_are_told(front):
 
 def test_a_large_body_is_refused_by_its_announced_length(front):
     head = (
-        b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\nExpect: 100-continue\r\n\r\n"
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999\r\nExpect: 100-continue\r\n\r\n"
         % CHAT.encode()
     )
     answer = raw(front, head)
@@ -139,16 +139,65 @@ def test_a_large_body_is_refused_by_its_announced_length(front):
 
 
 def test_a_large_chunked_body_is_refused_before_its_end(front):
-    head = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
     answer = raw(front, head + b"1d4c0\r\n" + b"x" * 120000)  # no end
     assert answer.startswith(b"HTTP/1.1 413")
 
 
 def test_a_slow_body_is_cut(front):
     start = time.monotonic()
-    answer = raw(front, b'POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\n{"a"' % CHAT.encode())
+    answer = raw(
+        front, b'POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n{"a"' % CHAT.encode()
+    )
     assert answer.startswith(b"HTTP/1.1 408")
     assert 0.9 < time.monotonic() - start < 5
+
+
+def test_a_head_that_never_comes_whole_is_cut(front):
+    start = time.monotonic()
+    answer = raw(front, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"headers did not arrive" in answer
+    assert 0.9 < time.monotonic() - start < 5
+
+
+def test_an_answer_carries_the_name_that_the_list_of_models_gives(front):
+    (listed,) = front.client.get("/v1/models").json()["data"]
+    assert front.chat("a b").json()["model"] == listed["id"]
+    with front.stream("a b") as answer:
+        first = answer.read().decode().split("\n\n")[0]
+    assert json.loads(first.removeprefix("data: "))["model"] == listed["id"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:1"},
+        {"Origin": "http://[::1"},
+        {"Host": "evil.example"},
+        {"Host": "evil.example:80", "Origin": "http://evil.example:80"},
+        {"Host": "localhost.evil.example"},
+        {"Host": "[::1"},
+    ],
+)
+def test_pages_of_other_sites_do_not_reach_a_server_without_a_token(front, headers):
+    before = front.log()
+    answer = front.client.post(CHAT, content=b'{"prompt": "a"}', headers=headers)
+    assert shaped(answer, 403)["type"] == "permission_error"
+    assert front.log() == before
+
+
+def test_its_own_page_and_programs_do(front):
+    host = front.url.removeprefix("http://")
+    for headers in (
+        {"Origin": front.url},
+        {"Host": "LOCALHOST:1"},
+        {"Host": host, "Origin": front.url},
+        {"Host": "[::1]"},
+    ):
+        assert front.chat("a", headers=headers).status_code == 200, headers
 
 
 def test_a_request_id_is_kept_if_it_is_safe(front):

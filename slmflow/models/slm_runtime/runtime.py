@@ -81,9 +81,19 @@ class Runtime:
 
     def answer(self, request: Request) -> Answer:
         """The whole answer; raises what ended it otherwise."""
-        heard: queue.SimpleQueue[Piece | End] = queue.SimpleQueue()
-        job, answer = self.submit(request, heard.put)
-        for piece in _pieces(heard, job):
+        # Woken at each token, the caller would take a core from the engine for nothing.
+        pieces: list[Piece] = []
+        ended: queue.SimpleQueue[End] = queue.SimpleQueue()
+        job, answer = self.submit(
+            request, lambda told: ended.put(told) if isinstance(told, End) else pieces.append(told)
+        )
+        try:
+            end = ended.get()
+        finally:
+            job.cancel()
+        if end.error is not None:
+            raise end.error
+        for piece in pieces:
             answer.add(piece)
         return answer
 
