@@ -20,6 +20,10 @@ import numpy as np
 from slmflow.workflow.closure import ROOT
 
 
+SETTLE = 3.0
+"""Seconds after which random clients are out of step with each other."""
+
+
 class Server:
     """`python -m slmflow.serving` on a free port, for the length of a `with` block."""
 
@@ -128,24 +132,29 @@ class Load:
     """Seconds."""
 
 
-def random_clients(server: Server, clients: int, words: list[str], requests: int, new: int) -> Load:
-    """Clients that ask one after the other, with short pauses, prompts of up to about 100 words."""
+def random_clients(server: Server, clients: int, words: list[str], seconds: float, new: int) -> Load:
+    """Clients that ask one after the other, with short pauses, prompts of up to about 100 words.
+
+    What is counted is the time between `SETTLE` and the end: how they start and stop is not.
+    """
     seen: list[Times] = []
+    began = time.perf_counter()
+    end = began + SETTLE + seconds
 
     def work(number: int) -> None:
         chance = random.Random(number)  # noqa: S311  (pauses, not secrets)
-        for _ in range(requests):
+        while time.perf_counter() < end:
             if clients > 1:
                 time.sleep(chance.uniform(0, 0.3))
             start, count = chance.randrange(len(words) - 100), chance.randrange(8, 80)
             text = "Go on with this story: " + " ".join(words[start : start + count])
-            seen.append(chat(server, {"messages": [{"role": "user", "content": text}], "max_tokens": new}))
+            body = {"messages": [{"role": "user", "content": text}], "max_tokens": new, "ignore_eos": True}
+            seen.append(chat(server, body))
 
-    began = time.perf_counter()
     in_threads(work, clients)
-    seconds = time.perf_counter() - began
+    counted = [token for times in seen for token in times.tokens if began + SETTLE <= token <= end]
     gaps = [gap for times in seen for gap in times.gaps]
-    return Load(sum(len(times.tokens) for times in seen) / seconds, float(np.quantile(gaps, 0.95)))
+    return Load(len(counted) / seconds, float(np.quantile(gaps, 0.95)))
 
 
 def inter_token(server: Server, clients: int, new: int) -> list[float]:

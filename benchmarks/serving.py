@@ -34,6 +34,7 @@ from slmflow.workflow.closure import ROOT
 EXPORTS = ("int8_cpu", "int4_cpu", "gguf_cpu")
 ENGINES = ("generate", "continuous")
 NEW, REPEATS, CLIENTS, LONG = 128, 5, 8, 1000
+SECONDS = 12.0
 GOALS = {("int8_cpu", "transformers"): 3.0, ("int4_cpu", "llama.cpp"): 1.8}
 QUESTION = [{"role": "user", "content": "Write a long story about a ferry in the fog."}]
 
@@ -148,8 +149,8 @@ def one_client(export: str, uri: str, engine: str, server: Server) -> tuple[list
 def many_clients(name: str, server: Server) -> list[Row]:
     """Eight that come and go, beside one."""
     words = shipped_text().split()
-    alone = random_clients(server, 1, words, requests=4, new=NEW)
-    together = random_clients(server, CLIENTS, words, requests=3, new=NEW)
+    alone = random_clients(server, 1, words, SECONDS, NEW)
+    together = random_clients(server, CLIENTS, words, SECONDS, NEW)
     gaps, gaps_alone = inter_token(server, CLIENTS, NEW), inter_token(server, 1, NEW)
     steady, single = (float(np.quantile(found, 0.95)) for found in (gaps, gaps_alone))
     return [

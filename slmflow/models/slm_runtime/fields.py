@@ -15,6 +15,7 @@ SAMPLING = (
     "top_logprobs",
     "n",
     "stop",
+    "ignore_eos",
     "deterministic",
 )
 SHAPES = ("response_format", "tools", "tool_choice", "stream", "stream_options", "model")

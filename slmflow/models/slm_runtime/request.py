@@ -111,6 +111,7 @@ class Reader:
             presence_penalty=_number(given, "presence_penalty", 0.0, -2.0, 2.0),
             frequency_penalty=_number(given, "frequency_penalty", 0.0, -2.0, 2.0),
             top_logprobs=top,
+            ignore_eos=_boolean(given, "ignore_eos", default.ignore_eos),
         )
         return sampling, bool(names)
 

@@ -15,16 +15,8 @@ from typing import Any
 from .engine import Engine
 from .errors import BadRequestError, OverloadedError
 from .job import Job, Sequence
+from .pace import CHUNK, SMALL_CHUNK, Pace
 from .prefixes import Prefixes
-
-CHUNK = 64
-"""Tokens of a prompt that are read at once while nobody waits for decoding, and by `deterministic`."""
-SMALL_CHUNK = 8
-"""The fewest that are read while others decode, and the unit of all other chunks."""
-SHARE = 2.0
-"""Reading prompts may take this many times as long as a step of decoding."""
-FIRST_STEP, FIRST_TOKEN = 0.02, 0.005
-"""Seconds assumed for a step of decoding, and a token of a prompt, before they were measured."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class Scheduler:
         self._reading: list[Sequence] = []
         self._decoding: list[Sequence] = []
         self._reserved = 0
-        self._step_seconds, self._token_seconds = FIRST_STEP, FIRST_TOKEN
+        self._pace = Pace()
         self._closing = False
         self._tokens = self._cached = 0
         self._thread = threading.Thread(target=self._work, name="slm-scheduler", daemon=True)
@@ -116,7 +108,7 @@ class Scheduler:
                 "prefixes": len(self._prefixes),
                 "tokens_total": self._tokens,
                 "cached_tokens_total": self._cached,
-                "step_seconds": self._step_seconds,
+                "step_seconds": self._pace.step,
             }
 
     def close(self) -> None:
@@ -165,42 +157,47 @@ class Scheduler:
 
     def _read_prompts(self) -> None:
         """Chunks of prompts, first come first served, until the budget is used; at least one."""
-        began = time.monotonic()
+        began, first = time.monotonic(), True
         while self._reading:
             sequence = self._reading[0]
             if sequence.job.is_over():
                 self._reading.remove(sequence)
                 self._end(sequence, keep=False)
                 continue
-            self._read_chunk(sequence)
-            if not self._decoding or time.monotonic() - began >= SHARE * self._step_seconds:
+            if sequence.cache is None:
+                self._open(sequence)
+            size = self._chunk(sequence, self._pace.budget - (time.monotonic() - began))
+            if not (size or first):
+                return
+            self._read_chunk(sequence, size or SMALL_CHUNK)
+            first = False
+            if not self._decoding:
                 return
 
-    def _read_chunk(self, sequence: Sequence) -> None:
-        job = sequence.job
-        if sequence.cache is None:
-            self._open(sequence)
-        began, at = time.monotonic(), sequence.cache.tokens
-        part = job.ids[at : at + self._chunk(job)]
-        logits = self.engine.prefill(sequence.cache, part)
-        self._token_seconds += 0.2 * ((time.monotonic() - began) / len(part) - self._token_seconds)
-        if sequence.cache.tokens < len(job.ids):
+    def _chunk(self, sequence: Sequence, seconds: float) -> int:
+        """Tokens to read at once: as many as the time is good for while others decode."""
+        if sequence.job.deterministic:
+            return CHUNK if seconds > 0 else 0
+        if not self._decoding:
+            return CHUNK
+        return self._pace.chunk(seconds, len(sequence.job.ids) - sequence.cache.tokens)
+
+    def _read_chunk(self, sequence: Sequence, size: int) -> None:
+        job, cache = sequence.job, sequence.cache
+        began = time.monotonic()
+        part = job.ids[cache.tokens : cache.tokens + size]
+        logits = self.engine.prefill(cache, part)
+        self._pace.read(len(part), time.monotonic() - began)
+        if cache.tokens < len(job.ids):
             return
         # The other answers to this prompt need not read it again.
         followers = [other for other in self._reading if other.job is job and other is not sequence]
         for other in followers if self.engine.shares else []:
-            other.cache = self.engine.reuse(sequence.cache, len(job.ids), job.length)
+            other.cache = self.engine.reuse(cache, len(job.ids), job.length)
             self._reading.remove(other)
             self._take(other, logits)
         self._reading.remove(sequence)
         self._take(sequence, logits)
-
-    def _chunk(self, job: Job) -> int:
-        """Tokens to read at once: as many as the budget is good for while others decode."""
-        if job.deterministic or not self._decoding:
-            return CHUNK
-        affordable = int(SHARE * self._step_seconds / self._token_seconds)
-        return max(SMALL_CHUNK, min(CHUNK, affordable // SMALL_CHUNK * SMALL_CHUNK))
 
     def _open(self, sequence: Sequence) -> None:
         """A cache, with as much of the prompt as an earlier request has read already."""
@@ -229,7 +226,7 @@ class Scheduler:
             for one, row in zip(group, logits, strict=True):
                 self._decoding.remove(one)
                 self._take(one, row)
-        self._step_seconds += 0.2 * (time.monotonic() - began - self._step_seconds)
+        self._pace.stepped(time.monotonic() - began)
 
     def _take(self, sequence: Sequence, logits: Any) -> None:
         """Draw a token; go on decoding, or end."""
