@@ -19,7 +19,6 @@ import numpy as np
 
 from slmflow.workflow.closure import ROOT
 
-
 SETTLE = 3.0
 """Seconds after which random clients are out of step with each other."""
 

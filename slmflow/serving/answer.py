@@ -13,13 +13,15 @@ from starlette.types import Receive, Scope, Send
 from slmflow.serving.errors import ApiError
 from slmflow.serving.metrics import Metrics
 from slmflow.serving.pool import Pool
-from slmflow.serving.worker_client import Exchange, exchange
+from slmflow.serving.worker_client import Exchange, exchange, parsed
 
 EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+CHUNK = b'{"chunk":'
+"""How the worker begins a line with a piece of a stream."""
 
 
 class Answer:
@@ -31,8 +33,7 @@ class Answer:
         self._pool = pool
         self._metrics = metrics
         self._route = route
-        self._operation = f'{{"op":"answer","kind":"{kind}","body":{body}}}'
-        self._name = name
+        self._operation = f'{{"op":"answer","kind":"{kind}","name":{json.dumps(name)},"body":{body}}}'
         self._stream = stream
         self._mark = kind != "invocations"  # OpenAI's end of a stream
 
@@ -51,54 +52,55 @@ class Answer:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._pool.worker() as worker, exchange(worker.socket, self._operation) as lines:
-            said = await lines.line()
             if self._stream:
-                await self._send_events(said, lines, send)
+                await self._send_events(lines, send)
                 return
+            said = parsed(await lines.next())
         if "answer" not in said:
             raise ApiError(500, "the worker sent a line without an answer")
         try:
-            response = JSONResponse(self._named(said["answer"]))
+            response = JSONResponse(said["answer"])
         except ValueError:
             raise ApiError(500, "the worker's answer has values that JSON does not have") from None
         self._metrics.observe(said.get("timings"))
         await response(scope, receive, send)
 
-    def _named(self, said: Any) -> Any:
-        """Clients compare `model` with what /v1/models lists; /invocations keeps the model's own."""
-        return {**said, "model": self._name} if self._mark and "model" in said else said
-
-    async def _send_events(self, said: dict[str, Any], lines: Exchange, send: Send) -> None:
-        if "chunk" not in said and "done" not in said:
-            raise ApiError(500, "the worker sent a line that is neither a chunk nor the end")
+    async def _send_events(self, lines: Exchange, send: Send) -> None:
+        line = await lines.next()
+        said = _chunk_or_end(line)
         await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
         last = time.perf_counter()
         try:
-            while "done" not in said:
-                if "chunk" not in said:
-                    raise ApiError(500, "the worker sent a line that is neither a chunk nor the end")
-                await send(_event(self._named(said["chunk"])))
-                said = await lines.line()
+            while said is None:
+                await send(_event(line[len(CHUNK) : -1]))
+                line = await lines.next()
                 now = time.perf_counter()
-                if "chunk" in said:
+                said = _chunk_or_end(line)
+                if said is None:
                     self._metrics.gap.observe(now - last)
                 last = now
         except ApiError as error:
             self._metrics.errors.labels(self._route, str(error.status)).inc()
-            await send(_event(error.body))
+            await send(_event(json.dumps(error.body).encode()))
         else:
             self._metrics.observe(said.get("timings"))
             if self._mark:
-                await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+                await send(_event(b"[DONE]"))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _event(value: Any) -> dict[str, Any]:
-    try:
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        raise ApiError(500, "the worker's chunk has values that JSON does not have") from None
-    return {"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True}
+def _chunk_or_end(line: bytes) -> dict[str, Any] | None:
+    """None for a chunk. It is passed on as it is: parsing each token would take a core from the engine."""
+    if line.startswith(CHUNK) and line.endswith(b"}"):
+        return None
+    said = parsed(line)
+    if "done" not in said:
+        raise ApiError(500, "the worker sent a line that is neither a chunk nor the end")
+    return said
+
+
+def _event(data: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True}
 
 
 async def _gone(receive: Receive) -> None:

@@ -89,6 +89,7 @@ class Worker:
             told = self._backend.answer(operation["kind"], operation["body"])
             async with contextlib.aclosing(told):
                 async for line in told:
+                    _rename(line, operation)
                     await _write(writer, line)
         except ConnectionError:
             raise
@@ -98,8 +99,17 @@ class Worker:
             gone.cancel()
 
 
+def _rename(line: dict[str, Any], operation: dict[str, Any]) -> None:
+    """Clients compare `model` with what /v1/models lists; /invocations keeps the model's own."""
+    said = line.get("chunk", line.get("answer"))
+    if operation["kind"] != "invocations" and operation.get("name") and isinstance(said, dict):
+        said["model"] = operation["name"]
+
+
 async def _write(writer: asyncio.StreamWriter, line: dict[str, Any]) -> None:
-    writer.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    writer.write(
+        json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    )
     await writer.drain()
 
 

@@ -25,20 +25,8 @@ class Exchange:
         self._lines: list[bytes] = []
         self._rest: list[bytes] = []
 
-    async def line(self) -> dict[str, Any]:
-        """The next line. Raises ApiError: what the worker says, 503 if it went away, 500 for no JSON."""
-        line = await self._next()
-        try:
-            said = json.loads(line)
-        except (ValueError, RecursionError):
-            said = None
-        if not isinstance(said, dict):
-            raise ApiError(500, "the worker sent a line that is not a JSON object")
-        if "error" in said:
-            raise from_worker(said["error"])
-        return said
-
-    async def _next(self) -> bytes:
+    async def next(self) -> bytes:
+        """The next line. Raises ApiError 503 if the worker went away, 500 for an endless line."""
         while not self._lines:
             try:
                 piece = await self._reader.read(_PIECE)
@@ -55,6 +43,19 @@ class Exchange:
             if sum(map(len, self._rest)) > LINE_BYTES:
                 raise ApiError(500, f"the worker sent a line of more than {LINE_BYTES} bytes")
         return self._lines.pop()
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+    """The object of a line. Raises ApiError: what the worker says, 500 for no JSON."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise ApiError(500, "the worker sent a line that is not a JSON object")
+    if "error" in said:
+        raise from_worker(said["error"])
+    return said
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +85,7 @@ async def ask(socket: Path, operation: str, key: str, seconds: float) -> dict[st
     """The object under `key` of a one-line answer. Raises ApiError, 504 after `seconds`."""
     try:
         async with asyncio.timeout(seconds), exchange(socket, json.dumps({"op": operation})) as lines:
-            said = (await lines.line()).get(key)
+            said = parsed(await lines.next()).get(key)
     except TimeoutError:
         raise ApiError(504, f"the worker did not answer {operation!r} within {seconds:g} seconds") from None
     if not isinstance(said, dict):

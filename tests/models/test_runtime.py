@@ -199,11 +199,16 @@ def test_memory_for_keys_and_values_is_bounded_and_the_bound_is_named(tiny_onnx)
 
 def test_closing_tells_those_who_wait(tiny_onnx):
     runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous"))
-    stream = runtime.tokens([5, 6], Sampling(max_tokens=500, ignore_eos=True))
-    next(stream)
-    threading.Timer(0.05, runtime.close).start()
-    with pytest.raises(OverloadedError, match="unloaded"):
-        list(stream)
+    thread, heard = runtime.scheduler._thread, []
+
+    def close_at_once(told):
+        heard.append(told)
+        runtime.close()
+
+    runtime.submit(runtime.read({"prompt": "Once", "max_tokens": 400}), close_at_once)
+    thread.join(10)
+    assert "unloaded" in str(heard[-1].error)
+    assert isinstance(heard[-1].error, OverloadedError)
     with pytest.raises(OverloadedError, match="unloaded"):
         runtime.answer(runtime.read({"prompt": "a"}))
 

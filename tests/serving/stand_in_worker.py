@@ -64,7 +64,7 @@ async def answer(said: dict, writer) -> None:
         if stream:
             chunk = {
                 "object": "chat.completion.chunk",
-                "model": "echo",
+                "model": said.get("name"),
                 "system_fingerprint": URI,
                 "choices": [{"index": 0, "delta": {"content": word + " "}}],
             }
@@ -80,7 +80,7 @@ async def answer(said: dict, writer) -> None:
         value = {"predictions": [text]}
     else:
         value = {
-            "model": "echo",
+            "model": said.get("name"),
             "system_fingerprint": URI,
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
             "usage": counts,

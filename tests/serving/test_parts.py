@@ -16,7 +16,7 @@ from slmflow.serving.guard import Guard, Traffic
 from slmflow.serving.metrics import Metrics
 from slmflow.serving.page import policy_of
 from slmflow.serving.settings import parse_settings
-from slmflow.serving.worker_client import ask, exchange
+from slmflow.serving.worker_client import ask, exchange, parsed
 
 
 def test_a_policy_lets_only_the_pages_own_parts_run():
@@ -108,7 +108,7 @@ def test_lines_of_any_length_and_cut_arrive_whole(tmp_path):
 
     async def client(path):
         async with exchange(path, "{}") as lines:
-            return [await lines.line() for _ in range(3)]
+            return [parsed(await lines.next()) for _ in range(3)]
 
     first, second, third = worker_of(tmp_path, handler, client)
     assert (first, len(second["b"]), third) == ({"a": 1}, 1_000_000, {"c": 2})
@@ -126,7 +126,7 @@ def test_a_reader_that_does_not_read_holds_the_worker_back(tmp_path):
 
     async def client(path):
         async with exchange(path, "{}") as lines:
-            await lines.line()
+            parsed(await lines.next())
             await asyncio.sleep(0.5)
 
     worker_of(tmp_path, handler, client)

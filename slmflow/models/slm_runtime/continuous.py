@@ -18,7 +18,7 @@ from .cores import physical_cores
 from .engine import SCORING_CHUNK, Description, describe
 
 PAGE = 128
-"""Positions by which a batch's buffers grow at least: 8 rows are 1.1 times slower in sparse buffers of 2,048."""
+"""Positions by which a batch's buffers grow at least: 8 rows are 1.1 times slower in sparse ones of 2,048."""
 ALONE = 512
 """Positions that a row alone begins with, if it may ever need them: its speed does not depend on them."""
 

@@ -35,6 +35,7 @@ def test_a_stream_is_the_same_answer_in_pieces(client, model):
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
+    assert {answer.model for answer in (whole, *chunks)} == {client.models.list().data[0].id}
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
