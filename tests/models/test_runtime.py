@@ -169,7 +169,7 @@ def test_the_next_turn_of_a_chat_reads_only_what_is_new(ask):
 
 
 def test_a_deadline_ends_a_request_and_frees_the_engine(tiny_onnx):
-    runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous", timeout=0.05))
+    runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous", timeout=0.001))
     with pytest.raises(TimedOutError, match="no whole answer within"):
         tokens(runtime, [5, 6], max_tokens=500)
     runtime.close()
@@ -178,7 +178,7 @@ def test_a_deadline_ends_a_request_and_frees_the_engine(tiny_onnx):
 def test_a_full_queue_refuses_and_what_runs_goes_on(tiny_onnx):
     limits = Limits(rows=1, waiting=1)
     runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous", limits=limits))
-    first = runtime.tokens([5, 6], Sampling(max_tokens=200, ignore_eos=True))
+    first = runtime.tokens([5, 6], Sampling(max_tokens=480, ignore_eos=True))
     next(first)
     heard = []
     request = runtime.read({"prompt": "a"})
