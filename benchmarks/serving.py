@@ -35,6 +35,8 @@ EXPORTS = ("int8_cpu", "int4_cpu", "gguf_cpu")
 ENGINES = ("generate", "continuous")
 NEW, REPEATS, CLIENTS, LONG = 128, 5, 8, 1000
 SECONDS = 12.0
+QUIET = 0.1
+"""Seconds after which onnxruntime's threads in one process no longer spin, before another is measured."""
 GOALS = {("int8_cpu", "transformers"): 3.0, ("int4_cpu", "llama.cpp"): 1.8}
 QUESTION = [{"role": "user", "content": "Write a long story about a ferry in the fog."}]
 
@@ -124,12 +126,14 @@ def one_client(export: str, uri: str, engine: str, server: Server) -> tuple[list
     for _ in range(REPEATS + 1):
         # Reading the prompt anew each time is what the bare loop does too.
         fresh = {**body, "deterministic": True}
+        time.sleep(QUIET)
         began = time.perf_counter()
         tokens = model.predict(fresh)[0]["usage"]["completion_tokens"]
         predict.append(tokens / (time.perf_counter() - began))
         began = time.perf_counter()
         runtime.scheduler.call(lambda one, count=tokens: bare_loop(one, ids, count))
         bare.append(tokens / (time.perf_counter() - began))
+        time.sleep(QUIET)
         began = time.perf_counter()
         tokens = server.post("/v1/chat/completions", fresh)["usage"]["completion_tokens"]
         http.append(tokens / (time.perf_counter() - began))

@@ -185,7 +185,7 @@ def test_a_full_queue_refuses_and_what_runs_goes_on(tiny_onnx):
     runtime.submit(request, heard.append)
     with pytest.raises(OverloadedError, match="1 requests wait already"):
         runtime.submit(request, heard.append)
-    assert len(list(first)) == 199
+    assert len(list(first)) == 479
     runtime.close()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .tokenizer import TextTokenizer
 
 WINDOW = 8
-"""Tokens before the new ones that are decoded with them: enough for joins such as a leading space."""
+"""Tokens before the new ones that are decoded with them, at least: enough for joins like a leading space."""
 
 
 class TextStream:
@@ -17,29 +17,29 @@ class TextStream:
         self._tokenizer, self._stops, self._keep_special = tokenizer, stops, keep_special
         self._ids: list[int] = []
         self._start = self._read = 0
-        self._held = ""
+        self._before = self._held = ""
         self.stopped = False
         """A stop text came; it and what follows are not part of the answer."""
 
     def push(self, token: int) -> str:
         """Text that is certain now."""
         self._ids.append(token)
-        before = self._decode(self._ids[self._start : self._read])
         now = self._decode(self._ids[self._start :])
         if now.endswith("\ufffd") and len(self._ids) - self._read < WINDOW:
             return ""
-        self._held += now[len(before) :]
+        self._held += now[len(self._before) :]
         # The next text is told from what is new in a window that begins before it.
-        self._read = len(self._ids)
-        self._start = max(self._start, self._read - WINDOW)
+        self._read, self._before = len(self._ids), now
+        if self._read - self._start > 4 * WINDOW:
+            self._start = self._read - WINDOW
+            self._before = self._decode(self._ids[self._start :])
         return self._certain()
 
     def finish(self) -> str:
         """What was held back, at the end of the answer."""
         if self.stopped:
             return ""
-        before = self._decode(self._ids[self._start : self._read])
-        held, self._held = self._held + self._decode(self._ids[self._start :])[len(before) :], ""
+        held, self._held = self._held + self._decode(self._ids[self._start :])[len(self._before) :], ""
         self._read = len(self._ids)
         return self._cut(held)
 
