@@ -33,7 +33,8 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
     from slmflow.quality import reference
     from slmflow.quality.candidates import load
     from slmflow.quality.cost import measure_speed
-    from slmflow.quality.fidelity import compare, windows_of
+    from slmflow.quality.fidelity import compare
+    from slmflow.quality.windows import windows_of
     from slmflow.registry.gate import judge
     from slmflow.sources import take
     from slmflow.sources.huggingface import make_huggingface
@@ -87,15 +88,14 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
             settings = config.evaluate
             candidate = load(kind, f"models:/{info.model_id}")
             ids = candidate.encode(text_of(settings.text))
-            windows = windows_of(ids, settings.window, settings.windows)
+            windows = windows_of(ids, settings.window, settings.windows, candidate.encode(""))
             prompt = ids[: settings.prompt_tokens]
             cost = measure_speed(candidate, prompt, settings.new_tokens, settings.repeats)
             if expected is None:
-                expected = reference.scored_logprobs(huggingface, windows)
-                folder_of_reference = reference.save(
-                    folder / "reference", expected, windows, manifest["digest"]
-                )
-                mlflow.log_artifacts(str(folder_of_reference), "reference")
+                place = folder / "logprobs.npy"
+                expected = reference.scored_logprobs(huggingface, windows, place)
+                reference.save(folder / "reference", place, [], windows, manifest["digest"])
+                mlflow.log_artifacts(str(folder / "reference"), "reference")
             import numpy as np
 
             scored = np.concatenate([candidate.logprobs(window.ids)[window.scored] for window in windows])

@@ -13,9 +13,9 @@ the pipeline `reference/`: the log-probabilities that every other candidate is c
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError
@@ -23,11 +23,9 @@ from slmflow.files import size_under, write_json
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from slmflow.quality.candidates import Candidate
-    from slmflow.quality.fidelity import Window
+    from slmflow.quality.journal import Journal
+    from slmflow.quality.windows import Window
     from slmflow.workflow.step import Context
 
 
@@ -51,9 +49,8 @@ def work(context: Context) -> None:
     earlier = find_parts(keys, full=driver.verify is Verify.full) if driver.cache else {}
     measured = {part: take_part(part, run, context) for part, run in earlier.items()}
     if len(measured) < len(keys):
-        measured |= _measure(
-            context, logged, [part for part in keys if part not in measured], compared=compared
-        )
+        missing = {part: key for part, key in keys.items() if part not in measured}
+        measured |= _measure(context, logged, missing, compared=compared)
     names = ("candidate", "model_id", "precision", "parameters", "source_digest", "fingerprint")
     evaluation = {**{name: logged[name] for name in names}, **measured}
     write_json(context.outputs / "evaluation.json", evaluation)
@@ -70,15 +67,18 @@ def work(context: Context) -> None:
     print(f"  {logged['candidate']} {logged['precision']}: {shown}, {speed:.1f} tokens/s")
 
 
-def _measure(context: Context, logged: dict[str, Any], parts: list[str], *, compared: bool) -> dict[str, Any]:
-    """Load the packaged model and measure the parts.
+def _measure(
+    context: Context, logged: dict[str, Any], keys: dict[str, str], *, compared: bool
+) -> dict[str, Any]:
+    """Load the packaged model and measure the parts whose keys are given.
 
     Memory comes first, while the process holds nothing else; speed last, as it must wait until no other
     step runs on this host.
     """
     from slmflow.quality.candidates import load
     from slmflow.quality.cost import measure_speed
-    from slmflow.quality.fidelity import windows_of
+    from slmflow.quality.journal import Journal
+    from slmflow.quality.windows import windows_of
     from slmflow.text import text_of
     from slmflow.workflow import runs
     from slmflow.workflow.locks import quiet
@@ -86,7 +86,10 @@ def _measure(context: Context, logged: dict[str, Any], parts: list[str], *, comp
 
     config = context.config.evaluate
     model_id, folder = runs.model_of(context.upstream["logged_run"])
+    began = time.perf_counter()
     candidate = load(logged["candidate"], f"models:/{model_id}")
+    candidate.greedy(candidate.encode("a"), 1)
+    load_seconds = time.perf_counter() - began
     longest = max(config.window, config.prompt_tokens + config.new_tokens)
     if longest > candidate.context_length:
         raise SlmflowError(
@@ -95,55 +98,50 @@ def _measure(context: Context, logged: dict[str, Any], parts: list[str], *, comp
             f"{candidate.context_length}: choose evaluate=quick, or set them"
         )
     ids = candidate.encode(text_of(config.text))
-    windows = windows_of(ids, config.window, config.windows)
+    windows = windows_of(ids, config.window, config.windows, candidate.encode(""))
     if not windows:
         raise SlmflowError(f"evaluate.window={config.window}: the text has only {len(ids)} tokens")
     prompt = ids[: config.prompt_tokens]
     candidate.token_times(prompt, config.new_tokens)
     peak = float(peak_resident_bytes())
     measured: dict[str, Any] = {}
-    if "fidelity" in parts:
-        expected = _reference(context, logged, windows) if compared else None
-        measured["fidelity"] = None if expected is None else _fidelity(context, candidate, windows, expected)
-    if "cost" in parts:
+    if "fidelity" in keys:
+        journal = Journal(keys["fidelity"])
+        measured["fidelity"] = _fidelity(context, candidate, windows, logged, journal) if compared else None
+        journal.close()
+    if "cost" in keys:
         with quiet():
             cost = measure_speed(candidate, prompt, config.new_tokens, config.repeats)
-        measured["cost"] = {**cost, "size_bytes": float(size_under(folder)), "peak_resident_bytes": peak}
+        measured["cost"] = {
+            "size_bytes": float(size_under(folder)),
+            "load_seconds": load_seconds,
+            "peak_resident_bytes": peak,
+            **cost,
+        }
     return measured
 
 
-def _reference(context: Context, logged: dict[str, Any], windows: list[Window]) -> NDArray[np.float32]:
-    """The reference's log-probabilities at the scored positions: made with the pipeline, else read."""
+def _fidelity(
+    context: Context, candidate: Candidate, windows: list[Window], logged: dict[str, Any], journal: Journal
+) -> dict[str, float]:
+    """Compare at every scored position; leave a row a window, and with the pipeline the reference."""
     from slmflow.quality import reference
+    from slmflow.quality.evaluation import Reference, greedy_answers, measure_fidelity, window_rows
     from slmflow.workflow import runs
 
     if logged["candidate"] == "pipeline":
         fetch = runs.upstream_of(context.upstream["logged_run"], "fetch_run")
-        logs = reference.scored_logprobs(runs.huggingface(fetch), windows)
-        reference.save(context.outputs / "reference", logs, windows, logged["reference_digest"])
-        return logs
-    folder = runs.artifact(context.upstream["reference_run"], "reference")
-    return reference.read(folder, windows, logged["reference_digest"])
-
-
-def _fidelity(
-    context: Context, candidate: Candidate, windows: list[Window], expected: NDArray[np.float32]
-) -> dict[str, float]:
-    """Compare at every scored position; leave a row a window and return the figures over all."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from slmflow.quality.fidelity import compare
-
-    scored = [candidate.logprobs(window.ids)[window.scored] for window in tqdm(windows, "  windows")]
-    targets = np.concatenate([window.targets for window in windows])
-    positions = compare(expected, np.concatenate(scored), targets)
-    borders = np.cumsum([0, *map(len, scored)])
-    rows = [positions[start:end].figures() for start, end in itertools.pairwise(borders)]
-    columns = ["window", *rows[0]]
-    data = [[number, *row.values()] for number, row in enumerate(rows)]
-    write_json(context.outputs / "windows.json", {"columns": columns, "data": data})
-    return positions.figures()
+        place = journal.folder / "logprobs.npy"
+        logs = reference.scored_logprobs(runs.huggingface(fetch), windows, place)
+        figures, found = measure_fidelity(candidate, windows, Reference(logs, []), journal)
+        greedy = greedy_answers(candidate, windows)
+        reference.save(context.outputs / "reference", place, greedy, windows, logged["reference_digest"])
+    else:
+        folder = runs.artifact(context.upstream["reference_run"], "reference")
+        expected = reference.read(folder, windows, logged["reference_digest"])
+        figures, found = measure_fidelity(candidate, windows, expected, journal)
+    write_json(context.outputs / "windows.json", window_rows(found))
+    return figures
 
 
 if __name__ == "__main__":

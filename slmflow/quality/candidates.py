@@ -26,6 +26,12 @@ class Candidate(Protocol):
     def logprobs(self, ids: list[int]) -> NDArray[np.float32]:
         """Natural log-probabilities after each token, shape (len(ids), vocabulary)."""
 
+    def decode_logprobs(self, ids: list[int], start: int) -> NDArray[np.float32]:
+        """As `logprobs`, from position `start` on, computed one token a pass as decoding does."""
+
+    def greedy(self, ids: list[int], new_tokens: int) -> list[int]:
+        """The most probable answer of exactly `new_tokens` tokens, the end of text ignored."""
+
     def token_times(self, ids: list[int], new_tokens: int) -> list[float]:
         """Seconds from the call to each new token of a greedy answer of exactly `new_tokens`."""
 
@@ -48,6 +54,15 @@ class OnnxCandidate:
         """What the packaged class itself computes."""
         logs: NDArray[np.float32] = self._model.logprobs(ids)
         return logs
+
+    def decode_logprobs(self, ids: list[int], start: int) -> NDArray[np.float32]:
+        """The packaged class itself, a token a pass."""
+        logs: NDArray[np.float32] = self._model.logprobs(ids, 1)
+        return logs[start:]
+
+    def greedy(self, ids: list[int], new_tokens: int) -> list[int]:
+        """Through the packaged engine."""
+        return list(self._model.generate_exactly(ids, new_tokens))
 
     def token_times(self, ids: list[int], new_tokens: int) -> list[float]:
         """Through the packaged engine, end-of-text ignored so that every run has the same length."""
@@ -79,6 +94,20 @@ class PipelineCandidate:
             logits = self._pipeline.model(torch.tensor([ids])).logits[0].float().numpy()
         return log_softmax(logits)
 
+    def decode_logprobs(self, ids: list[int], start: int) -> NDArray[np.float32]:
+        """A pass over what comes before, then a token a pass with the keys and values kept."""
+        passes = _Passes(self._pipeline.model)
+        rows = [passes.after(ids[: start + 1]), *(passes.after([token]) for token in ids[start + 1 :])]
+        return log_softmax(np.stack(rows))
+
+    def greedy(self, ids: list[int], new_tokens: int) -> list[int]:
+        """By bare passes: `generate` would keep the end of text out of an answer of fixed length."""
+        passes = _Passes(self._pipeline.model)
+        answer = [int(passes.after(ids).argmax())]
+        while len(answer) < new_tokens:
+            answer.append(int(passes.after(answer[-1:]).argmax()))
+        return answer
+
     def token_times(self, ids: list[int], new_tokens: int) -> list[float]:
         """Through `generate`, which hands each token to a streamer (the prompt first)."""
         import torch
@@ -95,6 +124,23 @@ class PipelineCandidate:
                 streamer=clock,
             )
         return clock.times[1:]
+
+
+class _Passes:
+    """Passes over a growing text, keys and values kept between them."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._past = model, None
+
+    def after(self, ids: list[int]) -> NDArray[np.float32]:
+        """The logits after the last of the next ids."""
+        import torch
+
+        with torch.inference_mode():
+            out = self._model(torch.tensor([ids]), past_key_values=self._past, use_cache=True)
+        self._past = out.past_key_values
+        logits: NDArray[np.float32] = out.logits[0, -1].float().numpy()
+        return logits
 
 
 class _Clock:

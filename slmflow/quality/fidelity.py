@@ -2,7 +2,7 @@
 
 Notation: p is the reference's and q the candidate's distribution at a position, x the true next token;
 arrays hold natural log-probabilities of shape (positions, vocabulary). Definitions as in llama.cpp's
-tools/perplexity/README.md.
+tools/perplexity/README.md. Standard errors (`_se`) take positions for independent, as llama.cpp's do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Logs = NDArray[np.floating]
 BLOCK = 64
 """Positions worked on at once: float64 of 64 x 200,000 words is 100 MB."""
+PERCENTILES = (50, 90, 99)
 
 
 def log_softmax(logits: Logs) -> NDArray[np.float32]:
@@ -50,29 +51,6 @@ def token_logprobs(logs: Logs, targets: NDArray[np.integer]) -> NDArray[np.float
 
 
 @dataclass(frozen=True)
-class Window:
-    """A run of tokens whose second half is scored, as llama.cpp's perplexity does."""
-
-    ids: list[int]
-
-    @property
-    def scored(self) -> slice:
-        """Positions whose next token is scored: from the middle to the one before last."""
-        return slice(len(self.ids) // 2, len(self.ids) - 1)
-
-    @property
-    def targets(self) -> NDArray[np.int64]:
-        """The true next token of each scored position."""
-        return np.asarray(self.ids[len(self.ids) // 2 + 1 :], dtype=np.int64)
-
-
-def windows_of(ids: list[int], size: int, count: int) -> list[Window]:
-    """At most `count` whole windows of `size` tokens, one after another."""
-    starts = range(0, len(ids) - size + 1, size)
-    return [Window(ids[start : start + size]) for start in starts[:count]]
-
-
-@dataclass(frozen=True)
 class Positions:
     """What was found at each scored position; aggregates of any part of them are cheap."""
 
@@ -87,22 +65,65 @@ class Positions:
         """A run of positions, a window's for example."""
         return Positions(self.kl[part], self.same_top1[part], self.reference[part], self.candidate[part])
 
+    @classmethod
+    def joined(cls, parts: list[Positions]) -> Positions:
+        """All positions of several runs, in order."""
+        return cls(
+            np.concatenate([part.kl for part in parts]),
+            np.concatenate([part.same_top1 for part in parts]),
+            np.concatenate([part.reference for part in parts]),
+            np.concatenate([part.candidate for part in parts]),
+        )
+
     def figures(self) -> dict[str, float]:
-        """Every fidelity figure; the means with their standard errors (`_se`)."""
-        n = len(self.kl)
+        """Every fidelity figure; all but the extremes with their standard errors.
+
+        `rms_delta_p` is the root of the mean of (q(x) - p(x))². Errors of functions of a mean are those of
+        the mean times the derivative.
+        """
         agreement = float(self.same_top1.mean())
+        delta = np.exp(self.candidate) - np.exp(self.reference)
+        rms = float(np.sqrt(np.mean(delta**2)))
+        perplexity = float(np.exp(-self.candidate.mean()))
+        ratio = float(np.exp((self.reference - self.candidate).mean()))
         return {
-            "tokens": float(n),
+            "tokens": float(len(self.kl)),
             "kl_mean": float(self.kl.mean()),
-            "kl_mean_se": float(self.kl.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,
-            "kl_p99": float(np.quantile(self.kl, 0.99)),
+            "kl_mean_se": standard_error(self.kl),
+            **quantiles("kl", self.kl),
             "kl_max": float(self.kl.max()),
             "top1_agreement": agreement,
-            "top1_agreement_se": float(np.sqrt(agreement * (1 - agreement) / n)),
-            "perplexity": float(np.exp(-self.candidate.mean())),
+            "top1_agreement_se": float(np.sqrt(agreement * (1 - agreement) / len(self.kl))),
+            "rms_delta_p": rms,
+            "rms_delta_p_se": standard_error(delta**2) / (2 * rms) if rms else 0.0,
+            "perplexity": perplexity,
+            "perplexity_se": perplexity * standard_error(self.candidate),
             "perplexity_reference": float(np.exp(-self.reference.mean())),
-            "perplexity_ratio": float(np.exp((self.reference - self.candidate).mean())),
+            "perplexity_ratio": ratio,
+            "perplexity_ratio_se": ratio * standard_error(self.reference - self.candidate),
         }
+
+
+def standard_error(values: NDArray[np.floating]) -> float:
+    """Of the mean: the sample's standard deviation over the root of their number; 0 for a single value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def quantiles(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+    """`<name>_p50`, `_p90`, `_p99` with their standard errors.
+
+    The error is half the distance between the order statistics one binomial standard deviation, the root
+    of n q (1 - q), below and above (a distribution-free interval: David and Nagaraja, Order Statistics, 7.1).
+    """
+    ordered, found = np.sort(values), {}
+    n = len(ordered)
+    for percent in PERCENTILES:
+        share = percent / 100
+        spread = np.sqrt(n * share * (1 - share))
+        low, high = np.clip(np.rint([(n - 1) * share - spread, (n - 1) * share + spread]), 0, n - 1)
+        found[f"{name}_p{percent}"] = float(np.quantile(ordered, share))
+        found[f"{name}_p{percent}_se"] = float(ordered[int(high)] - ordered[int(low)]) / 2
+    return found
 
 
 def compare(reference: Logs, candidate: Logs, targets: NDArray[np.integer]) -> Positions:

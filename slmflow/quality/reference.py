@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmflow.errors import SlmflowError
-from slmflow.files import read_json, write_json
+from slmflow.files import link_or_copy, read_json, write_json, write_text
 from slmflow.models.slm_runtime.cores import physical_cores
-from slmflow.quality.fidelity import Window, log_softmax
+from slmflow.quality.evaluation import Reference
+from slmflow.quality.fidelity import log_softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from slmflow.quality.windows import Window
 
 LOGITS_AT_ONCE = 100_000_000
 """Logits of one pass, at most, if it is not a single list: 400 MB."""
@@ -63,25 +66,44 @@ def _model(huggingface: Path) -> tuple[Any, Callable[[], AbstractContextManager[
     return model, lambda: reading_weights(model)
 
 
-def scored_logprobs(huggingface: Path, windows: list[Window]) -> NDArray[np.float32]:
-    """The reference's log-probabilities at every scored position, shape (positions, vocabulary)."""
-    logits = reference_logits(huggingface, [window.ids for window in windows])
-    return np.concatenate([log_softmax(part[w.scored]) for part, w in zip(logits, windows, strict=True)])
+def scored_logprobs(huggingface: Path, windows: list[Window], place: Path) -> NDArray[np.float32]:
+    """The reference's log-probabilities at every scored position, (positions, vocabulary).
+
+    They are mapped from the file `place`; what an interrupted call has left there is not computed again.
+    """
+    from tqdm import tqdm
+
+    borders = np.cumsum([0, *(len(window.targets) for window in windows)])
+    count = place.with_suffix(".done")
+    done = int(count.read_text()) if count.exists() else 0
+    logs: np.memmap[Any, np.dtype[np.float32]] | None = np.load(place, mmap_mode="r+") if done else None
+    rest = windows[done:]
+    parts = reference_logits(huggingface, [window.ids for window in rest])
+    for number, part in enumerate(tqdm(parts, "  reference", initial=done, total=len(windows)), done):
+        if logs is None:
+            shape = (int(borders[-1]), part.shape[-1])
+            logs = np.lib.format.open_memmap(place, mode="w+", dtype=np.float32, shape=shape)
+        logs[borders[number] : borders[number + 1]] = log_softmax(part[windows[number].scored])
+        logs.flush()
+        write_text(count, str(number + 1))
+    assert logs is not None
+    return logs
 
 
-def save(folder: Path, logs: NDArray[np.float32], windows: list[Window], source_digest: str) -> Path:
-    """Write `logprobs.npy` and what it is keyed by: the source's digest and the tokens themselves."""
+def save(
+    folder: Path, place: Path, greedy: list[list[int]], windows: list[Window], source_digest: str
+) -> None:
+    """Take over the log-probabilities at `place`; note what they are of: the weights and the tokens."""
     folder.mkdir()
-    np.save(folder / "logprobs.npy", logs)
-    key = {"source_digest": source_digest, "windows": [window.ids for window in windows]}
-    write_json(folder / "reference.json", key)
-    return folder
+    link_or_copy(place, folder / "logprobs.npy")
+    ids = [window.ids for window in windows]
+    write_json(folder / "reference.json", {"source_digest": source_digest, "windows": ids, "greedy": greedy})
 
 
-def read(folder: Path, windows: list[Window], source_digest: str) -> NDArray[np.float32]:
-    """Stored log-probabilities, memory-mapped.
+def read(folder: Path, windows: list[Window], source_digest: str) -> Reference:
+    """The stored reference, its log-probabilities memory-mapped.
 
-    Raises SlmflowError when they are of other weights or tokens (another text, window or tokenizer).
+    Raises SlmflowError when it is of other weights or tokens (another text, window or tokenizer).
     """
     key = read_json(folder / "reference.json")
     if key["source_digest"] != source_digest:
@@ -94,5 +116,4 @@ def read(folder: Path, windows: list[Window], source_digest: str) -> NDArray[np.
             "the reference was made on other tokens: the text, the windows or the tokenizer differ; "
             "evaluate the pipeline again with the same evaluate settings"
         )
-    logs: NDArray[np.float32] = np.load(folder / "logprobs.npy", mmap_mode="r")
-    return logs
+    return Reference(np.load(folder / "logprobs.npy", mmap_mode="r"), key["greedy"])

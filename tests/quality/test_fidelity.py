@@ -1,6 +1,7 @@
 """The measures equal their definitions, computed independently in float64."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from slmflow.quality.fidelity import (
     compare,
     kl_divergence,
     log_softmax,
+    quantiles,
     top1_agreement,
-    windows_of,
 )
+from slmflow.quality.windows import windows_of
 
 
 def logits(seed, positions=5, vocabulary=17, scale=3.0):
@@ -52,6 +54,58 @@ def test_figures_of_parts_are_those_of_their_positions():
     whole, part = compare(p, q, targets), compare(p[5:9], q[5:9], targets[5:9])
     assert whole[5:9].figures() == part.figures()
     assert whole.figures()["kl_mean"] == pytest.approx(np.mean(slow_kl(p, q)), rel=1e-5)
+
+
+@given(st.integers(0, 1000), st.integers(2, 60))
+def test_every_figure_is_its_definition_computed_in_plain_floats(seed, positions):
+    p, q = (log_softmax(logits(seed + at, positions)) for at in range(2))
+    targets = np.random.default_rng(seed).integers(0, 17, positions)
+    figures = compare(p, q, targets).figures()
+    exact_p, exact_q = p.astype(np.float64), q.astype(np.float64)
+    true_p = [math.exp(exact_p[at, token]) for at, token in enumerate(targets)]
+    true_q = [math.exp(exact_q[at, token]) for at, token in enumerate(targets)]
+    squares = [(b - a) ** 2 for a, b in zip(true_p, true_q, strict=True)]
+    losses = [-math.log(b) for b in true_q]
+    gains = [math.log(a / b) for a, b in zip(true_p, true_q, strict=True)]
+    agree = [float(a.argmax() == b.argmax()) for a, b in zip(p, q, strict=True)]
+    share, rms = statistics.fmean(agree), math.sqrt(statistics.fmean(squares))
+    ppl, ratio = math.exp(statistics.fmean(losses)), math.exp(statistics.fmean(gains))
+
+    def se(values):
+        return statistics.stdev(values) / math.sqrt(len(values))
+
+    expected = {
+        "top1_agreement": share,
+        "top1_agreement_se": math.sqrt(share * (1 - share) / positions),
+        "rms_delta_p": rms,
+        "rms_delta_p_se": se(squares) / (2 * rms),
+        "perplexity": ppl,
+        "perplexity_se": ppl * se(losses),
+        "perplexity_reference": math.exp(-statistics.fmean(map(math.log, true_p))),
+        "perplexity_ratio": ratio,
+        "perplexity_ratio_se": ratio * se(gains),
+        "kl_mean_se": se(slow_kl(p, q)),
+        "kl_max": max(slow_kl(p, q)),
+    }
+    for name, value in expected.items():
+        assert figures[name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
+
+
+def test_the_errors_of_means_and_percentiles_are_those_of_repeated_samples():
+    chance = np.random.default_rng(0)
+    samples = [chance.gamma(0.5, size=1000) for _ in range(400)]
+    for percent in (50, 90, 99):
+        found = [quantiles("kl", sample) for sample in samples]
+        seen = np.std([one[f"kl_p{percent}"] for one in found])
+        told = np.mean([one[f"kl_p{percent}_se"] for one in found])
+        assert told == pytest.approx(seen, rel=0.15)
+
+
+def test_one_position_has_figures_and_no_error():
+    p = log_softmax(logits(1, 1))
+    figures = compare(p, log_softmax(logits(2, 1)), np.array([3])).figures()
+    assert figures["kl_mean_se"] == figures["kl_p99_se"] == figures["perplexity_se"] == 0
+    assert all(map(math.isfinite, figures.values()))
 
 
 def test_blocks_do_not_change_the_result():
@@ -93,10 +147,11 @@ def test_perplexity_can_hide_a_ruined_model_that_kl_and_top1_show():
     assert ratio["top1_agreement"] < 0.2
 
 
-@given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 200))
-def test_windows_score_their_second_half_against_the_true_next_tokens(size, count, length):
-    ids = list(range(length))
-    windows = windows_of(ids, size, count)
+@given(st.integers(4, 40), st.integers(1, 6), st.integers(0, 200), st.booleans())
+def test_windows_score_their_second_half_against_the_true_next_tokens(size, count, length, begins):
+    ids, bos = list(range(length)), [-7] if begins else []
+    windows = windows_of(ids, size, count, bos)
+    assert all(window.ids[: len(bos)] == bos for window in windows)
     assert len(windows) == min(count, length // size)
     for window in windows:
         scored = window.ids[window.scored]
@@ -105,11 +160,15 @@ def test_windows_score_their_second_half_against_the_true_next_tokens(size, coun
 
 
 def test_a_reference_is_read_back_exactly_and_refused_for_other_tokens(tmp_path):
-    windows = windows_of(list(range(20)), 10, 2)
+    windows = windows_of(list(range(20)), 10, 2, [])
     logs = log_softmax(logits(5, positions=8))
-    folder = reference.save(tmp_path / "reference", logs, windows, "digest")
-    np.testing.assert_array_equal(reference.read(folder, windows, "digest"), logs)
+    np.save(tmp_path / "logprobs.npy", logs)
+    folder = tmp_path / "reference"
+    reference.save(folder, tmp_path / "logprobs.npy", [[1, 2]], windows, "digest")
+    found = reference.read(folder, windows, "digest")
+    np.testing.assert_array_equal(found.logs, logs)
+    assert found.greedy == [[1, 2]]
     with pytest.raises(SlmflowError, match="made on other tokens"):
-        reference.read(folder, windows_of(list(range(1, 21)), 10, 2), "digest")
+        reference.read(folder, windows_of(list(range(1, 21)), 10, 2, []), "digest")
     with pytest.raises(SlmflowError, match="made from other weights"):
         reference.read(folder, windows, "another digest")

@@ -1,0 +1,54 @@
+"""What an evaluation has measured so far: it outlives a crash, and goes when the evaluation is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from slmflow.files import cache_folder
+from slmflow.quality.fidelity import Positions
+
+
+class Journal:
+    """Figures by window, kept under the key of what is measured, so that nothing else ever reads them."""
+
+    def __init__(self, key: str) -> None:
+        self.folder = cache_folder() / "evaluations" / key
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def items(self) -> Path:
+        """The file to which rows of task items are appended."""
+        return self.folder / "items.jsonl"
+
+    def positions(self, name: str) -> Positions | None:
+        """What was found at the positions of a window before; None when it was not reached."""
+        try:
+            with np.load(self._path(name)) as held:
+                return Positions(held["kl"], held["same_top1"], held["reference"], held["candidate"])
+        except (OSError, ValueError, KeyError, BadZipFile):  # not there, or torn by a power cut
+            return None
+
+    def keep(self, name: str, found: Positions) -> None:
+        """Write a window's figures, whole or not at all."""
+        part = self.folder / f"{name}.part"
+        with part.open("wb") as file:
+            np.savez(
+                file,
+                kl=found.kl,
+                same_top1=found.same_top1,
+                reference=found.reference,
+                candidate=found.candidate,
+            )
+        os.replace(part, self._path(name))
+
+    def close(self) -> None:
+        """Forget everything: the evaluation is whole."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"

@@ -1,0 +1,38 @@
+"""Windows of a text: what is read, and which of its positions are scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Window:
+    """A run of tokens whose second half is scored, as llama.cpp's perplexity does."""
+
+    ids: list[int]
+
+    @property
+    def scored(self) -> slice:
+        """Positions whose next token is scored: from the middle to the one before last."""
+        return slice(len(self.ids) // 2, len(self.ids) - 1)
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """The true next token of each scored position."""
+        return np.asarray(self.ids[len(self.ids) // 2 + 1 :], dtype=np.int64)
+
+
+def windows_of(ids: list[int], size: int, count: int, bos: list[int]) -> list[Window]:
+    """At most `count` whole windows of `size` tokens, one after another, of the ids of a text.
+
+    Where the tokenizer begins texts with `bos`, each window begins with it in place of its first tokens, as
+    llama.cpp's perplexity does: a model that has learnt with it has no proper distribution without it.
+    """
+    starts = range(0, len(ids) - size + 1, size)
+    return [Window([*bos, *ids[start + len(bos) : start + size]]) for start in starts[:count]]
