@@ -1,4 +1,4 @@
-"""Measure one packaged model: fidelity to the fp32 reference, speed, size, memory.
+"""Measure one packaged model: fidelity to the fp32 reference, tasks, speed, size, memory.
 
     mlflow run . -e evaluate --env-manager local -P logged_run=<log_pipeline's id>
     mlflow run . -e evaluate --env-manager local -P logged_run=<log_onnx's id> -P reference_run=<its id>
@@ -7,8 +7,9 @@ Tiny, offline (without ids it makes both candidates first):
 
     mlflow run . -e evaluate --env-manager local -P model=tiny_phi3
 
-Leaves `evaluation.json`, `windows.json` (a row a window), metrics on the run and on the LoggedModel, and for
-the pipeline `reference/`: the log-probabilities that every other candidate is compared with.
+Leaves `evaluation.json`, `windows.json` (a row a window), `items.json` (a row a task item), metrics on the
+run and on the LoggedModel, and for the pipeline `reference/`: the log-probabilities that every other
+candidate is compared with.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError
 from slmflow.files import size_under, write_json
+from slmflow.machine import machine
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
@@ -27,6 +29,19 @@ if TYPE_CHECKING:
     from slmflow.quality.journal import Journal
     from slmflow.quality.windows import Window
     from slmflow.workflow.step import Context
+
+ORIGIN = (
+    "candidate",
+    "model_id",
+    "precision",
+    "parameters",
+    "source",
+    "commit",
+    "licence",
+    "source_digest",
+    "fingerprint",
+)
+"""What an evaluation repeats of the logged model's record."""
 
 
 def work(context: Context) -> None:
@@ -51,20 +66,43 @@ def work(context: Context) -> None:
     if len(measured) < len(keys):
         missing = {part: key for part, key in keys.items() if part not in measured}
         measured |= _measure(context, logged, missing, compared=compared)
-    names = ("candidate", "model_id", "precision", "parameters", "source_digest", "fingerprint")
-    evaluation = {**{name: logged[name] for name in names}, **measured}
+    evaluation = {
+        **{name: logged[name] for name in ORIGIN},
+        "name": context.config.model.name,
+        "export": context.composition.choices["export"] if logged["candidate"] == "onnx" else None,
+        "machine": machine(),
+        **measured,
+    }
     write_json(context.outputs / "evaluation.json", evaluation)
     mlflow.set_tags({part_tag(part): key for part, key in keys.items()})
-    if measured["fidelity"]:
-        # As `mlflow.log_table` does, so that the UI shows the rows.
-        mlflow.set_tag("mlflow.loggedArtifacts", json.dumps([{"path": "windows.json", "type": "table"}]))
+    tables = [name for name in ("windows.json", "items.json") if (context.outputs / name).exists()]
+    # As `mlflow.log_table` does, so that the UI shows the rows.
+    mlflow.set_tag("mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"} for name in tables]))
     # Logged once for the run and the model: MLflow files a metric under both when the model is named.
-    mlflow.log_metrics({**(measured["fidelity"] or {}), **measured["cost"]}, model_id=logged["model_id"])
-    shown = "fidelity not measured"
+    mlflow.log_metrics(metrics_of(measured), model_id=logged["model_id"])
+    print(f"  {logged['candidate']} {logged['precision']}: {summary(measured)}")
+
+
+def metrics_of(measured: dict[str, Any]) -> dict[str, float]:
+    """The figures of all parts under flat names; those of tasks begin with `tasks.`, then their kind."""
+    tasks = dict(measured["tasks"] or {})
+    kinds = tasks.pop("kinds", {})
+    flat = {f"tasks.{name}": value for name, value in tasks.items()}
+    flat |= {
+        f"tasks.{kind}.{name}": value for kind, figures in kinds.items() for name, value in figures.items()
+    }
+    numbers = {name: value for name, value in flat.items() if isinstance(value, (int, float))}
+    return {**(measured["fidelity"] or {}), **numbers, **measured["cost"]}
+
+
+def summary(measured: dict[str, Any]) -> str:
+    """One line for people."""
+    shown = ["fidelity not measured"]
     if faithful := measured["fidelity"]:
-        shown = f"KL {faithful['kl_mean']:.3g}, top-1 {faithful['top1_agreement']:.3f}"
-    speed = measured["cost"]["decode_tokens_per_second"]
-    print(f"  {logged['candidate']} {logged['precision']}: {shown}, {speed:.1f} tokens/s")
+        shown = [f"KL {faithful['kl_mean']:.3g}", f"top-1 {faithful['top1_agreement']:.3f}"]
+    if tasks := measured["tasks"]:
+        shown.append(f"tasks {tasks['score']:.3f} ± {tasks['score_se']:.3f}")
+    return ", ".join([*shown, f"{measured['cost']['decode_tokens_per_second']:.1f} tokens/s"])
 
 
 def _measure(
@@ -109,6 +147,8 @@ def _measure(
         journal = Journal(keys["fidelity"])
         measured["fidelity"] = _fidelity(context, candidate, windows, logged, journal) if compared else None
         journal.close()
+    if "tasks" in keys:
+        measured["tasks"] = _tasks(context, candidate, Journal(keys["tasks"]))
     if "cost" in keys:
         with quiet():
             cost = measure_speed(candidate, prompt, config.new_tokens, config.repeats)
@@ -142,6 +182,25 @@ def _fidelity(
         figures, found = measure_fidelity(candidate, windows, expected, journal)
     write_json(context.outputs / "windows.json", window_rows(found))
     return figures
+
+
+def _tasks(context: Context, candidate: Candidate, journal: Journal) -> dict[str, Any] | None:
+    """Answer the items; leave a row an item. None where none are wanted."""
+    from slmflow.quality.items import read_items
+    from slmflow.quality.tasks import figures, measure_tasks, rows_of, table
+    from slmflow.workflow import runs
+
+    wanted = context.config.evaluate.items
+    if wanted == "none":
+        return None
+    items = read_items(wanted)
+    rows = measure_tasks(candidate, items, journal.items)
+    write_json(context.outputs / "items.json", table(rows))
+    journal.close()
+    compared = context.upstream.get("reference_run")
+    known = compared is not None and "items.json" in runs.index_of(compared)["files"]
+    expected = rows_of(runs.json_artifact(compared, "items.json")) if compared and known else None
+    return figures(rows, expected, items.digest)
 
 
 if __name__ == "__main__":

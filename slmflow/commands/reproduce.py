@@ -33,6 +33,7 @@ from slmflow.workflow import launch, runs
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, git, installed, own_distributions
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.command import command_run
+from slmflow.workflow.fingerprint import flat
 from slmflow.workflow.outputs import place_of
 from slmflow.workflow.plan import KIND_TAG, STEP_TAG
 from slmflow.workflow.shell import parse_words
@@ -204,8 +205,9 @@ def _content(step: str, run: Run) -> dict[str, Any]:
         _, folder = runs.model_of(run)
         content = {path: sha or sha256_of(place_of(path, folder, folder)) for path, sha in content.items()}
     if step == "evaluate":
-        fidelity = runs.json_artifact(run, "evaluation.json")["fidelity"] or {}
-        content |= {f"fidelity.{name}": value for name, value in fidelity.items()}
+        evaluation = runs.json_artifact(run, "evaluation.json")
+        figures = {part: evaluation.get(part) or {} for part in ("fidelity", "tasks")}
+        content |= dict(flat(figures))
     if step.startswith("log_"):
         content["fingerprint"] = runs.json_artifact(run, "logged.json")["fingerprint"]
     return content

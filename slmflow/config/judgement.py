@@ -28,6 +28,8 @@ class EvaluateConfig:
 
     text: str = "shipped"
     """`shipped`, or the path of a UTF-8 text file."""
+    items: str = "shipped"
+    """Task items: `shipped`, `none`, the path of a JSONL file, or `dataset:<name>` for one of MLflow's."""
     window: int = 512
     """Tokens of one window; its second half is scored, as llama.cpp does."""
     windows: int = 5
@@ -40,6 +42,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.text != "shipped":
             absolute("evaluate.text", self.text)
+        if self.items not in ("shipped", "none") and not self.items.startswith("dataset:"):
+            absolute("evaluate.items", self.items)
         in_range("evaluate.window", self.window, 8)
         for key in ("windows", "prompt_tokens", "repeats"):
             in_range(f"evaluate.{key}", getattr(self, key), 1)

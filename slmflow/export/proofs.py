@@ -11,7 +11,8 @@ from slmflow.config import ExportConfig, GgufExport, Level, Precision
 from slmflow.errors import SlmflowError, first_line
 from slmflow.export.graph import valid_graph
 from slmflow.files import read_json
-from slmflow.models.slm_runtime.engine import Engine, open_engine
+from slmflow.models.slm_runtime.engine import Engine
+from slmflow.models.slm_runtime.open_engine import open_engine
 from slmflow.models.slm_runtime.tokenizer import TextTokenizer
 from slmflow.quality.fidelity import kl_divergence, log_softmax
 from slmflow.quality.reference import reference_logits

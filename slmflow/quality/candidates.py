@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Chat = list[dict[str, str]]
+"""Messages with `role` and `content`."""
+
+
 class Candidate(Protocol):
     """A packaged model under measurement. One process holds one."""
 
@@ -32,6 +36,9 @@ class Candidate(Protocol):
     def greedy(self, ids: list[int], new_tokens: int) -> list[int]:
         """The most probable answer of exactly `new_tokens` tokens, the end of text ignored."""
 
+    def answers(self, chats: list[Chat], new_tokens: int) -> list[str]:
+        """The greedy answer to each chat, of at most `new_tokens` tokens; the same for the same chats."""
+
     def token_times(self, ids: list[int], new_tokens: int) -> list[float]:
         """Seconds from the call to each new token of a greedy answer of exactly `new_tokens`."""
 
@@ -42,7 +49,8 @@ class OnnxCandidate:
     def __init__(self, uri: str) -> None:
         import mlflow
 
-        self._model = mlflow.pyfunc.load_model(uri).unwrap_python_model()
+        self._loaded = mlflow.pyfunc.load_model(uri, model_config={"tracing": False})
+        self._model = self._loaded.unwrap_python_model()
         self.context_length: int = self._model.runtime.engine.description.context_length
 
     def encode(self, text: str) -> list[int]:
@@ -63,6 +71,14 @@ class OnnxCandidate:
     def greedy(self, ids: list[int], new_tokens: int) -> list[int]:
         """Through the packaged engine."""
         return list(self._model.generate_exactly(ids, new_tokens))
+
+    def answers(self, chats: list[Chat], new_tokens: int) -> list[str]:
+        """Through `predict`, one by one; without a chat template the chats become prompts."""
+        asked: dict[str, Any] = {"max_tokens": new_tokens, "temperature": 0.0, "deterministic": True}
+        if self._model.runtime.tokenizer.chat_template is None:
+            return [self._loaded.predict({"prompt": plain_text(chat), **asked})[0] for chat in chats]
+        found = [self._loaded.predict({"messages": chat, **asked})[0] for chat in chats]
+        return [str(one["choices"][0]["message"]["content"]) for one in found]
 
     def token_times(self, ids: list[int], new_tokens: int) -> list[float]:
         """Through the packaged engine, end-of-text ignored so that every run has the same length."""
@@ -107,6 +123,36 @@ class PipelineCandidate:
         while len(answer) < new_tokens:
             answer.append(int(passes.after(answer[-1:]).argmax()))
         return answer
+
+    def answers(self, chats: list[Chat], new_tokens: int) -> list[str]:
+        """All in one batch by `generate`, without the settings of its own that the model may come with."""
+        import torch
+        from transformers import GenerationConfig
+
+        tokenizer, model = self._pipeline.tokenizer, self._pipeline.model
+        if tokenizer.chat_template is None:
+            prompts = [self.encode(plain_text(chat)) for chat in chats]
+        else:
+            prompts = [
+                list(tokenizer.apply_chat_template(chat, add_generation_prompt=True)) for chat in chats
+            ]
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        settings = GenerationConfig(
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            eos_token_id=self._pipeline.generation_config.eos_token_id,
+            pad_token_id=0,
+        )
+        with torch.inference_mode():
+            made = model.generate(ids, attention_mask=mask, generation_config=settings)[:, longest:]
+        ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+        texts = []
+        for row in made.tolist():
+            end = next((at for at, token in enumerate(row) if token in ends), len(row))
+            texts.append(str(tokenizer.decode(row[:end], skip_special_tokens=True)))
+        return texts
 
     def token_times(self, ids: list[int], new_tokens: int) -> list[float]:
         """Through `generate`, which hands each token to a streamer (the prompt first)."""
@@ -155,6 +201,13 @@ class _Clock:
 
     def end(self) -> None:
         """Nothing is held back."""
+
+
+def plain_text(chat: Chat) -> str:
+    """A chat as a text that a base model goes on with."""
+    names = {"user": "Question", "assistant": "Answer"}
+    turns = [f"{names.get(said['role'], said['role'])}: {said['content']}" for said in chat]
+    return "\n".join([*turns, "Answer:"])
 
 
 def load(candidate: str, uri: str) -> Candidate:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
-from slmflow.errors import SlmflowError, first_line
+from slmflow.errors import first_line
 
 Line = dict[str, Any]
 
@@ -30,33 +30,6 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """End its threads."""
-
-
-def load_backend(uri: str, engine: str = "") -> Backend:
-    """Load an MLflow model: our ONNX model, or the transformers pipeline with the chat task.
-
-    Raises SlmflowError for another flavour, and MLflow's own errors.
-    """
-    import mlflow
-    from mlflow.models import Model
-
-    flavours = Model.load(uri).flavors
-    if "transformers" in flavours:
-        from slmflow.serving.pipeline_backend import PipelineBackend
-
-        return PipelineBackend(uri)
-    if "python_function" not in flavours:
-        raise SlmflowError(f"a model of flavour {', '.join(flavours)}: serve one that slmflow packaged")
-    model = mlflow.pyfunc.load_model(uri, model_config={"engine": engine} if engine else None)
-    try:
-        packaged = model.unwrap_python_model()
-    except mlflow.MlflowException:
-        packaged = None
-    if not hasattr(packaged, "runtime"):
-        raise SlmflowError("its packaged class is not slmflow's, or an older one: log the model anew")
-    from slmflow.serving.onnx_backend import OnnxBackend
-
-    return OnnxBackend(packaged, model)
 
 
 def resident_bytes() -> int:

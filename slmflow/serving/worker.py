@@ -18,7 +18,8 @@ import threading
 from typing import Any
 
 from slmflow.errors import SlmflowError
-from slmflow.serving.backend import Backend, error_of, load_backend
+from slmflow.serving.backend import Backend, error_of
+from slmflow.serving.loading import load_backend
 
 LINE_BYTES = 64 << 20
 """A line of the protocol, at most: a request's body with its prompt."""

@@ -48,7 +48,9 @@ def ingredients(
 def step_identity(step: str, composition: Composition) -> Identity:
     """The content that the names in a step's configuration lead to now. Raises SlmflowError if nowhere."""
     if step == "evaluate":
-        return Identity({"text": canonical_digest(text_of(composition.config.evaluate.text))})
+        evaluate = composition.config.evaluate
+        items = "none" if evaluate.items == "none" else _items_digest(evaluate.items)
+        return Identity({"text": canonical_digest(text_of(evaluate.text)), "items": items})
     if step != "fetch":
         return Identity({})
     model = composition.config.model
@@ -106,6 +108,12 @@ def differences(before: Ingredients, now: Ingredients) -> list[str]:
                 label = {"step": f"step {name}", "machine": f"machine {name}"}.get(kind, name)
                 lines.append(f"{label} {_shown(old, name)} → {_shown(new, name)}")
     return lines
+
+
+def _items_digest(name: str) -> str:
+    from slmflow.quality.items import read_items
+
+    return read_items(name).digest
 
 
 def _shown(part: dict[str, Any], name: str) -> str:

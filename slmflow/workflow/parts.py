@@ -1,4 +1,4 @@
-"""Parts of an evaluation that an earlier run measured: fidelity by content, speed and memory by machine too.
+"""Parts of an evaluation that an earlier run measured: quality by content, speed and memory by machine too.
 
 They have keys of their own, so that a refactoring upstream that changes no byte, or another machine, does
 not compute anew what cannot have changed.
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from slmflow.workflow.fingerprint import Ingredients
     from slmflow.workflow.step import Context
 
-PARTS = ("fidelity", "cost")
+PARTS = ("fidelity", "tasks", "cost")
 CONFIG = {
     "fidelity": ("evaluate.window", "evaluate.windows"),
+    "tasks": (),
     "cost": ("evaluate.prompt_tokens", "evaluate.new_tokens", "evaluate.repeats"),
 }
 
@@ -34,22 +35,26 @@ def part_tag(part: str) -> str:
     return f"slmflow.{part}_key"
 
 
-def part_keys(parts: Ingredients, logged: dict[str, Any], reference: str) -> dict[str, str]:
+LEFT = {"fidelity": ("windows.json", "reference"), "tasks": ("items.json",), "cost": ()}
+"""The artifacts that each part leaves beside its figures."""
+
+
+def part_keys(parts: Ingredients, logged: dict[str, Any], reference: dict[str, str]) -> dict[str, str]:
     """The key of each part: the packaged content, the code and versions that measure it, and its settings.
 
-    `reference` is the digest of what the candidate is compared with; cost has the machine as well.
+    `reference` holds the digests of what fidelity and tasks are compared with; cost has the machine.
     """
     common = {
         "step": parts["step"],
         "code": parts["code"],
         "installed": parts["installed"],
-        "identity": parts["identity"],
         "candidate": logged["candidate"],
         "content": logged["fingerprint"],
     }
     own: dict[str, dict[str, Any]] = {
-        "fidelity": {"reference": reference},
-        "cost": {"machine": machine()},
+        "fidelity": {"reference": reference.get("fidelity", ""), "text": parts["identity"]["text"]},
+        "tasks": {"reference": reference.get("tasks", ""), "items": parts["identity"]["items"]},
+        "cost": {"machine": machine(), "text": parts["identity"]["text"]},
     }
     return {
         part: canonical_digest(
@@ -59,13 +64,15 @@ def part_keys(parts: Ingredients, logged: dict[str, Any], reference: str) -> dic
     }
 
 
-def reference_of(context: Context, logged: dict[str, Any]) -> str:
-    """The digest of a candidate's reference: the pipeline's is made of its own content; empty for none."""
+def reference_of(context: Context, logged: dict[str, Any]) -> dict[str, str]:
+    """The digests of a candidate's references by part: the pipeline's is made of its own content."""
     if logged["candidate"] == "pipeline":
-        return str(logged["fingerprint"])
+        return {"fidelity": str(logged["fingerprint"])}
     if "reference_run" not in context.upstream:
-        return ""
-    return str(runs.index_of(context.upstream["reference_run"])["files"]["reference/logprobs.npy"]["sha256"])
+        return {}
+    files = runs.index_of(context.upstream["reference_run"])["files"]
+    names = {"fidelity": "reference/logprobs.npy", "tasks": "items.json"}
+    return {part: str(files[name]["sha256"]) for part, name in names.items() if name in files}
 
 
 def find_parts(keys: dict[str, str], *, full: bool) -> dict[str, Run]:
@@ -83,17 +90,14 @@ def find_parts(keys: dict[str, str], *, full: bool) -> dict[str, Run]:
 
 
 def take_part(part: str, run: Run, context: Context) -> Any:
-    """An earlier run's figures of a part; with its fidelity also the files that it rests on."""
+    """An earlier run's figures of a part, with the files that they rest on."""
     print(f"  {part}: as run {run.info.run_id} measured it")
-    if part == "fidelity":
-        for name in ("windows.json", "reference"):
-            kept = [
-                path for path in runs.index_of(run)["files"] if path == name or path.startswith(f"{name}/")
-            ]
-            if kept:
-                place = runs.artifact(run, name)
-                if place.is_dir():
-                    link_tree(place, context.outputs / name)
-                else:
-                    (context.outputs / name).write_bytes(place.read_bytes())
+    for name in LEFT[part]:
+        kept = [path for path in runs.index_of(run)["files"] if path == name or path.startswith(f"{name}/")]
+        if kept:
+            place = runs.artifact(run, name)
+            if place.is_dir():
+                link_tree(place, context.outputs / name)
+            else:
+                (context.outputs / name).write_bytes(place.read_bytes())
     return read_json(runs.artifact(run, "evaluation.json"))[part]

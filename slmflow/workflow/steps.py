@@ -138,7 +138,7 @@ STEPS: dict[str, Step] = {
             version="1",
             inputs={"logged_run": ("log_onnx", "log_pipeline"), "reference_run": ("evaluate",)},
             config=("evaluate",),
-            ignored=("evaluate.text",),  # its content is in the key
+            ignored=("evaluate.text", "evaluate.items"),  # their content is in the key
             distributions=_constant(
                 "mlflow", "onnxruntime-genai", "onnxruntime", "numpy", "tokenizers", "torch", "transformers"
             ),

@@ -9,7 +9,7 @@ INGREDIENTS = {
     "step": "evaluate 1",
     "code": "c",
     "installed": {"numpy": "2"},
-    "identity": "",
+    "identity": {"text": "t", "items": "i"},
     "config": {
         "evaluate.window": 512,
         "evaluate.windows": 5,
@@ -27,9 +27,12 @@ def here(monkeypatch):
     monkeypatch.setattr(parts, "machine", lambda: MACHINE)
 
 
-def changed(ingredients=INGREDIENTS, logged=LOGGED, reference="r"):
+REFERENCE = {"fidelity": "r", "tasks": "s"}
+
+
+def changed(ingredients=INGREDIENTS, logged=LOGGED, reference=REFERENCE):
     """The parts whose keys differ from the plain ones."""
-    plain = part_keys(INGREDIENTS, LOGGED, "r")
+    plain = part_keys(INGREDIENTS, LOGGED, REFERENCE)
     return {part for part, key in part_keys(ingredients, logged, reference).items() if key != plain[part]}
 
 
@@ -41,13 +44,16 @@ def config(**values):
 @pytest.mark.parametrize(
     ("ingredients", "logged", "reference", "expected"),
     [
-        (INGREDIENTS, {**LOGGED, "model_id": "m-2"}, "r", set()),
-        (INGREDIENTS, LOGGED, "other reference", {"fidelity"}),
-        (INGREDIENTS, {**LOGGED, "fingerprint": "g"}, "r", {"fidelity", "cost"}),
-        ({**INGREDIENTS, "code": "d"}, LOGGED, "r", {"fidelity", "cost"}),
-        ({**INGREDIENTS, "installed": {"numpy": "3"}}, LOGGED, "r", {"fidelity", "cost"}),
-        (config(windows=6), LOGGED, "r", {"fidelity"}),
-        (config(repeats=4), LOGGED, "r", {"cost"}),
+        (INGREDIENTS, {**LOGGED, "model_id": "m-2"}, REFERENCE, set()),
+        (INGREDIENTS, LOGGED, {**REFERENCE, "fidelity": "other"}, {"fidelity"}),
+        (INGREDIENTS, LOGGED, {"fidelity": "r"}, {"tasks"}),
+        (INGREDIENTS, {**LOGGED, "fingerprint": "g"}, REFERENCE, {"fidelity", "tasks", "cost"}),
+        ({**INGREDIENTS, "code": "d"}, LOGGED, REFERENCE, {"fidelity", "tasks", "cost"}),
+        ({**INGREDIENTS, "installed": {"numpy": "3"}}, LOGGED, REFERENCE, {"fidelity", "tasks", "cost"}),
+        (config(windows=6), LOGGED, REFERENCE, {"fidelity"}),
+        (config(repeats=4), LOGGED, REFERENCE, {"cost"}),
+        ({**INGREDIENTS, "identity": {"text": "t", "items": "j"}}, LOGGED, REFERENCE, {"tasks"}),
+        ({**INGREDIENTS, "identity": {"text": "u", "items": "i"}}, LOGGED, REFERENCE, {"fidelity", "cost"}),
     ],
 )
 def test_a_part_is_measured_anew_for_what_it_depends_on_only(ingredients, logged, reference, expected):
@@ -55,8 +61,8 @@ def test_a_part_is_measured_anew_for_what_it_depends_on_only(ingredients, logged
 
 
 def test_another_machine_measures_cost_anew_and_fidelity_not(monkeypatch):
-    before = part_keys(INGREDIENTS, LOGGED, "r")
+    before = part_keys(INGREDIENTS, LOGGED, REFERENCE)
     monkeypatch.setattr(parts, "machine", lambda: {**MACHINE, "cpu": "two"})
-    after = part_keys(INGREDIENTS, LOGGED, "r")
+    after = part_keys(INGREDIENTS, LOGGED, REFERENCE)
     assert (before["fidelity"], before["cost"]) != (after["fidelity"], after["cost"])
     assert before["fidelity"] == after["fidelity"]

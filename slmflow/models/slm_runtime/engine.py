@@ -1,4 +1,4 @@
-"""What a model folder can do, whichever runtime does it; and which one does."""
+"""What a model folder can do, whichever runtime does it."""
 
 from __future__ import annotations
 
@@ -109,19 +109,3 @@ class Engine(Protocol):
 
     def kv_bytes(self) -> int:
         """Bytes that the caches hold now."""
-
-
-def open_engine(folder: Path, name: str = "generate", threads: int = 0) -> Engine:
-    """Load a folder with the engine of that name; 0 threads are the physical cores.
-
-    Raises ValueError for another name.
-    """
-    if name == "generate":
-        from .generate import GenerateEngine
-
-        return GenerateEngine(folder, threads)
-    if name == "continuous":
-        from .continuous import ContinuousEngine
-
-        return ContinuousEngine(folder, threads)
-    raise ValueError(f"engine={name!r}: give one of {', '.join(ENGINES)}")

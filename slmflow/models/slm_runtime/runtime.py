@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .answer import Answer
-from .engine import open_engine
 from .grammar import Grammars
 from .job import End, Job, Piece
+from .open_engine import open_engine
 from .request import Kind, Reader, Request
 from .sampling import Sampler, Sampling
 from .scheduler import Limits, Scheduler

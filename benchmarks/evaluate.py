@@ -1,0 +1,156 @@
+"""What an evaluation costs beside the passes that it needs, and whether its perplexity is llama.cpp's.
+
+    python -m benchmarks.evaluate          # three minutes; needs node and npm for llama.cpp
+    python -m benchmarks.evaluate llama=no # without it
+
+The default model, as int8 and as the pipeline. Both sides of a ratio run in turn in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks import Row, publish, row
+from benchmarks.gguf import LLAMA_CPP
+from benchmarks.serving import make_models
+from slmflow.models.slm_runtime.cores import physical_cores
+from slmflow.text import shipped_text
+from slmflow.workflow.closure import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from slmflow.quality.windows import Window
+
+WINDOWS, SIZE, REPEATS = 5, 512, 3
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def fidelity_cost(kind: str, uri: str, windows: list[Window], logs: np.ndarray[Any, Any]) -> list[Row]:
+    """The measures of one candidate beside its bare passes; and the same twice."""
+    from slmflow.quality.candidates import load
+    from slmflow.quality.evaluation import DECODED, Reference, greedy_answers, measure_fidelity
+    from slmflow.quality.journal import Journal
+
+    candidate = load(kind, uri)
+    window = windows[0]
+    greedy = greedy_answers(candidate, windows)
+    bare, whole, found = [], [], []
+
+    def passes() -> None:
+        for one in windows:
+            candidate.logprobs(one.ids)
+        candidate.decode_logprobs(window.ids[: window.scored.start + DECODED], window.scored.start)
+        greedy_answers(candidate, windows)
+
+    def measures() -> None:
+        journal = Journal(f"benchmark-{kind}")
+        found.append(measure_fidelity(candidate, windows, Reference(logs, greedy), journal)[0])
+        journal.close()
+
+    for _ in range(REPEATS):
+        bare.append(timed(passes))
+        whole.append(timed(measures))
+    differing = sum(found[0][name] != again[name] for again in found[1:] for name in found[0])
+    seconds, base = float(np.median(whole)), float(np.median(bare))
+    return [
+        row(f"{kind}: fidelity, peer: its passes", seconds, "s", base, at_most=1.2),
+        row(f"{kind}: figures that differ between {REPEATS} evaluations", differing, "figures", at_most=0),
+    ]
+
+
+def tasks_cost(kind: str, uri: str) -> list[Row]:
+    """Seconds for the shipped items, and rows that differ the second time."""
+    from slmflow.quality.items import read_items
+    from slmflow.quality.tasks import measure_tasks
+
+    from slmflow.quality.candidates import load
+
+    candidate, items = load(kind, uri), read_items("shipped")
+    rows, seconds = [], []
+    for _ in range(2 if kind == "onnx" else 1):
+        with tempfile.TemporaryDirectory() as name:
+            began = time.perf_counter()
+            rows.append(measure_tasks(candidate, items, Path(name) / "items.jsonl"))
+            seconds.append(time.perf_counter() - began)
+    made = [row(f"{kind}: {len(rows[0])} task items", seconds[0], "s")]
+    if len(rows) > 1:
+        differing = sum(a != b for a, b in zip(*rows, strict=True))
+        made.append(row(f"{kind}: task rows that differ the second time", differing, "rows", at_most=0))
+    return made
+
+
+def reference_cost(huggingface: Path, windows: list[Window], place: Path) -> Row:
+    """Keeping the reference beside computing it."""
+    from slmflow.quality.reference import reference_logits, scored_logprobs
+
+    def passes() -> None:
+        for _ in reference_logits(huggingface, [window.ids for window in windows]):
+            pass
+
+    base = timed(passes)
+    seconds = timed(lambda: scored_logprobs(huggingface, windows, place))
+    return row("reference, peer: its passes", seconds, "s", base, at_most=1.2)
+
+
+def llama_perplexity(folder: Path, windows: list[Window], ours: float) -> Row:
+    """Perplexity of the default model's file, ours from its weights in fp32, theirs as llama.cpp computes."""
+    install = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", str(folder), LLAMA_CPP]
+    subprocess.run(install, check=True, stdout=sys.stderr)
+    request = {
+        "model": str(next((folder / "source").rglob("*.gguf"))),
+        "threads": physical_cores(),
+        "windows": [{"ids": window.ids, "start": window.scored.start} for window in windows],
+    }
+    path = folder / "logprobs-request.json"
+    path.write_text(json.dumps(request))
+    script = str(ROOT / "benchmarks" / "llama_logprobs.mjs")
+    done = subprocess.run(
+        ["node", script, str(path)], cwd=folder, stdout=subprocess.PIPE, text=True, check=True
+    )
+    theirs = float(np.exp(-np.concatenate(json.loads(done.stdout)["logprobs"]).mean()))
+    print(f"perplexity: ours {ours:.4f}, llama.cpp's {theirs:.4f}", file=sys.stderr)
+    return row("perplexity, distance to llama.cpp's", 100 * abs(ours / theirs - 1), "%", at_most=1)
+
+
+def main(arguments: list[str]) -> None:
+    """Measure everything and publish it."""
+    from slmflow.models.slm_runtime.tokenizer import TextTokenizer
+    from slmflow.quality.windows import windows_of
+
+    words = dict(word.split("=", 1) for word in arguments)
+    with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as name:
+        folder = Path(name)
+        uris = make_models(["int8_cpu"], folder)
+        tokenizer = TextTokenizer(folder / "huggingface")
+        windows = windows_of(tokenizer.encode(shipped_text()), SIZE, WINDOWS, tokenizer.encode(""))
+        place = folder / "logprobs.npy"
+        rows = [reference_cost(folder / "huggingface", windows, place)]
+        logs = np.load(place, mmap_mode="r")
+        targets = np.concatenate([window.targets for window in windows])
+        ours = float(np.exp(-logs[np.arange(len(targets)), targets].astype(np.float64).mean()))
+        if words.get("llama") != "no" and shutil.which("npm"):
+            rows.append(llama_perplexity(folder, windows, ours))
+        for kind, uri in (("onnx", uris["int8_cpu"]), ("pipeline", uris["pipeline"])):
+            rows += fidelity_cost(kind, uri, windows, logs)
+            rows += tasks_cost(kind, uri)
+    publish("evaluate", rows)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,187 @@
+"""Task items: what a candidate is asked, and what counts as right.
+
+A row of the file is a JSON object with `id`, `kind`, and the fields of its kind:
+
+    {"id": "…", "kind": "multiple_choice", "question": "…", "choices": ["…", "…"], "answer": 0}
+    {"id": "…", "kind": "multiple_choice", "text": "She drank", "choices": ["tea.", …], "answer": 0}
+    {"id": "…", "kind": "closed", "question": "…", "answers": ["Berlin", …]}
+    {"id": "…", "kind": "instruction", "prompt": "…", "rules": [{"rule": "at_most_words", "value": 20}, …]}
+    {"id": "…", "kind": "json", "prompt": "…", "schema": {…}}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slmflow.errors import SlmflowError
+from slmflow.files import canonical_digest
+from slmflow.quality.rules import RULES
+
+SHIPPED = Path(__file__).parents[1] / "data" / "tasks.jsonl"
+FIELDS: dict[str, dict[str, type]] = {
+    "multiple_choice": {"question": str, "text": str, "choices": list, "answer": int},
+    "closed": {"question": str, "answers": list},
+    "instruction": {"prompt": str, "rules": list},
+    "json": {"prompt": str, "schema": dict},
+}
+"""Kind to its fields; multiple choice has either `question` or `text`."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row, checked."""
+
+    id: str
+    kind: str
+    fields: dict[str, Any]
+
+    @property
+    def prompt(self) -> str:
+        """What a chat model is asked; for multiple choice, what comes before each choice."""
+        if "text" in self.fields:
+            return str(self.fields["text"])
+        if self.kind == "multiple_choice":
+            return f"Question: {self.fields['question']}\nAnswer:"
+        return str(self.fields["question" if self.kind == "closed" else "prompt"])
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a set holds, in its order."""
+
+    rows: tuple[Item, ...]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of all rows, as 64 hexadecimal digits."""
+        return canonical_digest([[item.id, item.kind, item.fields] for item in self.rows])
+
+
+def read_items(name: str) -> Items:
+    """`shipped`, the path of a JSONL file, or `dataset:<name>` for one of MLflow's evaluation datasets.
+
+    Raises SlmflowError naming the row and the field; nothing is read by halves.
+    """
+    if name.startswith("dataset:"):
+        return _dataset(name)
+    path = SHIPPED if name == "shipped" else Path(name)
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise SlmflowError(f"evaluate.items={name}: cannot be read: {error.strerror}") from None
+    rows = [(f"line {number}", _object(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    return _checked(name, rows)
+
+
+def _dataset(name: str) -> Items:
+    """Records with `inputs` (the fields, or `question`) and `expectations` (the rest)."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        dataset = mlflow.genai.datasets.get_dataset(name=name.removeprefix("dataset:"))
+        records = dataset.to_df().to_dict("records")
+    except MlflowException as error:
+        raise SlmflowError(f"evaluate.items={name}: MLflow says: {str(error).splitlines()[0]}") from None
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for number, record in enumerate(records, 1):
+        both = {**(record.get("inputs") or {}), **(record.get("expectations") or {})}
+        if "expected_response" in both:
+            both["answers"] = [both.pop("expected_response")]
+        rows.append((f"record {number}", {"id": record.get("dataset_record_id"), "kind": "closed", **both}))
+    rows.sort(key=lambda row: str(row[1]["id"]))
+    return _checked(name, rows)
+
+
+def _checked(name: str, rows: Sequence[tuple[str, dict[str, Any] | str]]) -> Items:
+    items: dict[str, Item] = {}
+    for place, row in rows:
+        problem = row if isinstance(row, str) else _problem(row)
+        if isinstance(row, str) or problem:
+            raise SlmflowError(f"evaluate.items={name}, {place}: {problem}")
+        if row["id"] in items:
+            raise SlmflowError(f"evaluate.items={name}, {place}: id {row['id']!r} is there twice")
+        fields = {key: value for key, value in row.items() if key not in ("id", "kind")}
+        items[row["id"]] = Item(row["id"], row["kind"], fields)
+    if not items:
+        raise SlmflowError(f"evaluate.items={name}: there is no item in it")
+    return Items(tuple(items.values()))
+
+
+def _object(line: bytes) -> dict[str, Any] | str:
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    except (ValueError, RecursionError):
+        return "it is not JSON"
+    return value if isinstance(value, dict) else "it is not a JSON object"
+
+
+def _problem(row: dict[str, Any]) -> str:
+    """What is wrong with a row; empty for a good one."""
+    if not isinstance(row.get("id"), str) or not row["id"]:
+        return "id must be a text that is not empty"
+    known = FIELDS.get(row["kind"]) if isinstance(row.get("kind"), str) else None
+    if known is None:
+        return f"kind must be one of {', '.join(FIELDS)}"
+    wanted = set(known) - ({"text"} if "question" in row else {"question"}) if "text" in known else set(known)
+    for field in sorted({*row, *wanted} - {"id", "kind"}):
+        if field not in wanted:
+            return f"{field[:40]!r} is not a field of kind {row['kind']}"
+        if field not in row:
+            return f"{field} is missing"
+        if not isinstance(row[field], known[field]) or isinstance(row[field], bool) or row[field] in ("", []):
+            return f"{field} must be a {known[field].__name__} that is not empty"
+    return _PROBLEMS[row["kind"]](row)
+
+
+def _of_choices(row: dict[str, Any]) -> str:
+    choices = row["choices"]
+    if not _texts(choices) or len(choices) < 2 or len(set(choices)) < len(choices):
+        return "choices must be two or more different texts"
+    return "" if 0 <= row["answer"] < len(choices) else f"answer must be from 0 to {len(choices) - 1}"
+
+
+def _of_rules(row: dict[str, Any]) -> str:
+    for rule in row["rules"]:
+        if not isinstance(rule, dict) or rule.get("rule") not in RULES or set(rule) - {"rule", "value"}:
+            return f"rules must be of {', '.join(RULES)}"
+        kind, value = RULES[rule["rule"]].value, rule.get("value")
+        if kind is None and value is not None:
+            return f"{rule['rule']} takes no value"
+        if kind is not None and (type(value) is not kind or not value):
+            return f"{rule['rule']} takes a value of type {kind.__name__} that is not empty"
+        if rule["rule"] == "matches":
+            try:
+                re.compile(str(value))
+            except re.error as error:
+                return f"matches: {error}"
+    return ""
+
+
+def _of_schema(row: dict[str, Any]) -> str:
+    import jsonschema
+
+    try:
+        jsonschema.Draft202012Validator.check_schema(row["schema"])
+    except jsonschema.SchemaError as error:
+        return f"schema: {str(error.message)[:100]}"
+    return ""
+
+
+def _texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) and value.strip() for value in values)
+
+
+_PROBLEMS = {
+    "multiple_choice": _of_choices,
+    "closed": lambda row: "" if _texts(row["answers"]) else "answers must be texts that are not empty",
+    "instruction": _of_rules,
+    "json": _of_schema,
+}

@@ -1,0 +1,193 @@
+"""How well a candidate does tasks: offline, by likelihood, exact match, rules and schemas; no judge.
+
+Multiple choice as lm-evaluation-harness scores it: `acc` takes the choice whose continuation has the greatest
+summed log-probability, `acc_norm` the greatest per byte. `flips` is the share of items whose correctness
+differs from the reference's, either way ("Accuracy is Not All You Need", arXiv 2407.09141).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmflow.quality.rules import is_valid_json, keeps, normalised
+
+if TYPE_CHECKING:
+    from slmflow.quality.candidates import Candidate
+    from slmflow.quality.items import Item, Items
+
+NEW_TOKENS = {"closed": 12, "instruction": 64, "json": 64}
+"""Tokens of an answer, at most."""
+SHOWN = (
+    ("What is the capital of Portugal?", "Lisbon"),
+    ("How many fingers are on one hand?", "5"),
+    ("What colour is coal?", "black"),
+)
+"""Turns before each closed question, which show how long an answer is wanted."""
+TOGETHER = 8
+"""Questions that are answered between two entries of the journal, by the pipeline as one batch."""
+MEASURES = {"multiple_choice": "acc", "closed": "exact_match", "instruction": "rules_kept", "json": "valid"}
+"""What the score of a kind is called elsewhere."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item's outcome."""
+
+    id: str
+    kind: str
+    correct: bool
+    answer: str
+    """What was chosen or said."""
+    expected: str
+    correct_norm: bool | None = None
+    """Multiple choice by log-probability per byte."""
+
+
+def measure_tasks(candidate: Candidate, items: Items, journal: Path) -> list[Row]:
+    """Ask every item, in order; a row an item.
+
+    Rows are appended to `journal` as they come, and those found there are not asked again; what follows a
+    torn line is.
+    """
+    from tqdm import tqdm
+
+    known = {row.id: row for row in _read(journal)}
+    with journal.open("w", encoding="utf-8") as file:
+        file.writelines(_line(row) for row in known.values())
+        with tqdm(desc="  tasks", total=len(items.rows), initial=len(known)) as bar:
+            for group in _groups([item for item in items.rows if item.id not in known]):
+                rows = _asked(candidate, group)
+                known |= {row.id: row for row in rows}
+                file.writelines(map(_line, rows))
+                file.flush()
+                bar.update(len(rows))
+    return [known[item.id] for item in items.rows]
+
+
+def figures(rows: list[Row], reference: list[Row] | None, digest: str) -> dict[str, Any]:
+    """Scores with their binomial standard errors, over all and by kind; flips where there is a reference.
+
+    The score over all is the mean of the kinds' scores, its error that of independent means.
+    """
+    theirs = {row.id: row.correct for row in reference or []}
+    comparable = bool(theirs) and all(row.id in theirs for row in rows)
+    kinds = {}
+    for kind in dict.fromkeys(row.kind for row in rows):
+        mine = [row for row in rows if row.kind == kind]
+        score, error = _share([row.correct for row in mine])
+        found: dict[str, Any] = {"items": len(mine), "score": score, "score_se": error, MEASURES[kind]: score}
+        if kind == "multiple_choice":
+            found["acc_norm"], found["acc_norm_se"] = _share([bool(row.correct_norm) for row in mine])
+        kinds[kind] = found | _flips(mine, theirs if comparable else {})
+    return {
+        "digest": digest,
+        "items": len(rows),
+        "score": float(np.mean([found["score"] for found in kinds.values()])),
+        "score_se": math.sqrt(sum(found["score_se"] ** 2 for found in kinds.values())) / len(kinds),
+        **_flips(rows, theirs if comparable else {}),
+        "kinds": kinds,
+    }
+
+
+def table(rows: list[Row]) -> dict[str, Any]:
+    """As `mlflow.log_table` writes it."""
+    values = [asdict(row) for row in rows]
+    return {"columns": list(values[0]), "data": [list(row.values()) for row in values]}
+
+
+def rows_of(table: dict[str, Any]) -> list[Row]:
+    """The rows of such a table."""
+    return [Row(**dict(zip(table["columns"], row, strict=True))) for row in table["data"]]
+
+
+def log_likelihoods(candidate: Candidate, context: str, continuations: list[str]) -> list[float]:
+    """Ln P(continuation | context) of each, tokenised with the context as lm-evaluation-harness does."""
+    start = len(candidate.encode(context))
+    sums = []
+    for continuation in continuations:
+        ids = candidate.encode(context + continuation)
+        logs = candidate.logprobs(ids)
+        # Where the border's tokens join, at least the last one is the continuation's.
+        first = min(start, len(ids) - 1)
+        targets = np.asarray(ids[first:])
+        sums.append(float(logs[np.arange(first - 1, len(ids) - 1), targets].astype(np.float64).sum()))
+    return sums
+
+
+def _choose(candidate: Candidate, item: Item) -> Row:
+    choices, right = item.fields["choices"], item.fields["answer"]
+    sums = log_likelihoods(candidate, item.prompt, [f" {choice}" for choice in choices])
+    chosen = int(np.argmax(sums))
+    sizes = [len(choice.encode()) for choice in choices]
+    per_byte = int(np.argmax(np.array(sums) / sizes))
+    return Row(item.id, item.kind, chosen == right, choices[chosen], choices[right], per_byte == right)
+
+
+def _groups(items: list[Item]) -> Iterator[list[Item]]:
+    """Neighbours of one kind, few enough to be answered together."""
+    for kind, run in itertools.groupby(items, lambda item: item.kind):
+        size = 1 if kind == "multiple_choice" else TOGETHER
+        while group := list(itertools.islice(run, size)):
+            yield group
+
+
+def _asked(candidate: Candidate, group: list[Item]) -> list[Row]:
+    kind = group[0].kind
+    if kind == "multiple_choice":
+        return [_choose(candidate, item) for item in group]
+    shown = [
+        {"role": role, "content": text}
+        for pair in (SHOWN if kind == "closed" else ())
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    chats = [[*shown, {"role": "user", "content": item.prompt}] for item in group]
+    answers = candidate.answers(chats, NEW_TOKENS[kind])
+    return [judged(item, said) for item, said in zip(group, answers, strict=True)]
+
+
+def judged(item: Item, said: str) -> Row:
+    """An answer to a question, held against what the item asks for."""
+    if item.kind == "closed":
+        accepted = item.fields["answers"]
+        correct, expected = normalised(said) in {normalised(answer) for answer in accepted}, accepted[0]
+    elif item.kind == "instruction":
+        rules = item.fields["rules"]
+        correct = all(keeps(said, rule["rule"], rule.get("value")) for rule in rules)
+        expected = "; ".join(f"{rule['rule']} {rule.get('value', '')}".strip() for rule in rules)
+    else:
+        correct, expected = is_valid_json(said, item.fields["schema"]), "JSON of the schema"
+    return Row(item.id, item.kind, correct, said, expected)
+
+
+def _line(row: Row) -> str:
+    return json.dumps(asdict(row)) + "\n"
+
+
+def _share(found: list[bool]) -> tuple[float, float]:
+    share = float(np.mean(found))
+    return share, math.sqrt(share * (1 - share) / len(found))
+
+
+def _flips(rows: list[Row], theirs: dict[str, bool]) -> dict[str, float | None]:
+    if not theirs:
+        return {"flips": None, "flips_se": None}
+    share, error = _share([row.correct != theirs[row.id] for row in rows])
+    return {"flips": share, "flips_se": error}
+
+
+def _read(journal: Path) -> list[Row]:
+    rows = []
+    for line in journal.read_bytes().splitlines() if journal.exists() else []:
+        try:
+            rows.append(Row(**json.loads(line)))
+        except (ValueError, TypeError):
+            break
+    return rows
