@@ -58,10 +58,28 @@ def finish(parent: Run, items: list[Item]) -> None:
     if rows:
         mlflow.log_text(markdown(rows), "report.md")
         print_table(rows)
+    recommended = compared(items)
+    if recommended:
+        print(recommended)
     mlflow.log_text(html(parent, items, rows), "report.html")
     registered = [outcome["registered"] for outcome in outcomes.values() if outcome and outcome["registered"]]
     if registered:
         print("\n".join(next_commands(registered[-1])), flush=True)
+
+
+def compared(items: list[Item]) -> str:
+    """Leave the comparison of a sweep's candidates; the recommendation, or nothing where it is no sweep."""
+    evaluations = [
+        item for item in items if item.node.step == "evaluate" and item.state in (State.done, State.cached)
+    ]
+    from slmflow.workflow.evaluations import evaluation_of, log_comparison
+
+    client = MlflowClient()
+    ids = dict.fromkeys(item.run_id for item in evaluations if item.run_id)
+    if len(ids) < 3:
+        return ""
+    found = [evaluation_of(client.get_run(run_id)) for run_id in ids]
+    return log_comparison(found, evaluations[0].composition.config.gate)[1]
 
 
 def _json(item: Item, name: str) -> dict[str, Any] | None:

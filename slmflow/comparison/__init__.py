@@ -1,0 +1,1 @@
+"""Evaluations side by side: pure functions of `evaluation.json` and `items.json`."""
