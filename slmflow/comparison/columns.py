@@ -23,9 +23,26 @@ class Column:
     """Whether a difference is told as a multiple of the baseline."""
 
     @property
+    def is_lead(self) -> bool:
+        """Whether it is one of the few that a first look needs."""
+        return self.key in LEAD
+
+    @property
     def error_key(self) -> str:
         """The path of its standard error."""
         return f"{self.key}_se"
+
+
+LEAD = (
+    "fidelity.kl_mean",
+    "fidelity.top1_agreement",
+    "tasks.score",
+    "tasks.flips",
+    "cost.size_bytes",
+    "cost.decode_tokens_per_second",
+    "cost.ttft_seconds",
+    "cost.peak_resident_bytes",
+)
 
 
 def significant(value: float) -> str:

@@ -20,29 +20,30 @@ PARTS = {"fidelity": "fidelity to the fp32 reference", "tasks": "tasks", "size":
 def html(table: Table, picture: str, sentence: str, chosen: str, flips: list[Flip], name: str) -> str:
     """The page; `chosen` is the recommended run, `name` what is compared."""
     notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes)
-    body = f'<p class="lead">{escape(sentence)}</p>{notes}{_table(table, chosen)}'
+    body = f'<p class="lead">{escape(sentence)}</p>{notes}{_table(table, chosen, lead=True)}'
     if picture:
-        body += f"<h2>What is traded</h2>{picture}<p>{TRADED}</p>"
-    body += _flips(flips, table.baseline.label) + _meanings(table)
+        body += f'<h2>What is traded</h2><div class="scroll">{picture}</div><p>{TRADED}</p>'
+    body += _flips(flips, table.baseline.label)
+    body += f"<h2>Every figure</h2>{_table(table, chosen, lead=False)}{_meanings(table)}"
     script, style = ((HERE / file).read_text(encoding="utf-8") for file in ("sort.js", "page.css"))
     return card.page(f"Comparison · {name}", f"{body}<script>{script}</script>", style)
 
 
-def _table(table: Table, chosen: str) -> str:
+def _table(table: Table, chosen: str, *, lead: bool) -> str:
+    """All columns, or those of a first look; a button in each head sorts by it."""
+    places = [at for at, column in enumerate(table.columns) if column.is_lead or not lead]
+    columns = [table.columns[at] for at in places]
     spans: list[tuple[str, int]] = []
-    for column in table.columns:
+    for column in columns:
         if spans and spans[-1][0] == column.part:
             spans[-1] = (column.part, spans[-1][1] + 1)
         else:
             spans.append((column.part, 1))
     parts = "".join(f'<th colspan="{count}">{PARTS[part]}</th>' for part, count in spans)
-    starts = {
-        column.key
-        for at, column in enumerate(table.columns)
-        if at == 0 or table.columns[at - 1].part != column.part
-    }
+    firsts = {column.part: column.key for column in reversed(columns)}
+    starts = set(firsts.values())
     heads = ""
-    for column in table.columns:
+    for column in columns:
         first = "descending" if column.better == "higher" else "ascending"
         words = f'{_first(column.key in starts)} title="{escape(column.meaning)}" data-first="{first}"'
         heads += f'<th scope="col"{words}><button>{escape(column.title)}</button></th>'
@@ -50,9 +51,7 @@ def _table(table: Table, chosen: str) -> str:
     for entry, cells in zip(table.entries, table.rows, strict=True):
         link = card.run_link(entry.run_id, entry.experiment_id)
         mark = ' class="chosen"' if entry.run_id == chosen else ""
-        made = "".join(
-            _cell(cell, first=column.key in starts) for cell, column in zip(cells, table.columns, strict=True)
-        )
+        made = "".join(_cell(cells[at], first=table.columns[at].key in starts) for at in places)
         rows.append(f"<tr{mark}><td>{escape(entry.label)}<small>{link}</small></td>{made}</tr>")
     return (
         f'<div class="wide"><table><thead><tr class="part"><th></th>{parts}</tr>'

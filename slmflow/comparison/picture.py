@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from slmflow.comparison.pareto import Point
 
 WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 66, 150, 16, 46
-LINE = 15
-"""Pixels between two labels' baselines, at least."""
+LEFT, RIGHT, TOP, BOTTOM = 88, 150, 16, 46
+LEAST = 1e-6
+"""Divergences below it are drawn there: nobody ships one for being closer than that."""
+LINE, LABEL = 15, 130
+"""Pixels between two labels' baselines, at least, where they begin within LABEL pixels of each other."""
 
 
 def floor_of(points: list[Point]) -> float:
-    """Where divergences of zero are drawn: a tenth of the least that is not."""
-    return min((point.kl for point in points if point.kl > 0), default=1.0) / 10
+    """Where divergences of zero, and those below LEAST, are drawn."""
+    return max(min((point.kl for point in points if point.kl > 0), default=1.0) / 10, LEAST)
 
 
 def svg(points: list[Point], front: list[Point]) -> str:
@@ -40,22 +42,22 @@ def svg(points: list[Point], front: list[Point]) -> str:
         ),
         *(
             f'<path class="grid" d="M{LEFT} {y.at(tick):.1f}H{WIDTH - RIGHT}"/><text class="tick" '
-            f'text-anchor="end" x="{LEFT - 8}" y="{y.at(tick) + 4:.1f}">{significant(tick)}</text>'
+            f'text-anchor="end" x="{LEFT - 8}" y="{y.at(tick) + 4:.1f}">{_tick(tick, least)}</text>'
             for tick in y.ticks()
         ),
         f'<text class="tick" text-anchor="middle" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}">'
         "size, MB · smaller is better ←</text>",
-        f'<text class="tick" transform="rotate(-90 14 {(TOP + HEIGHT - BOTTOM) / 2})" text-anchor="middle" '
-        f'x="14" y="{(TOP + HEIGHT - BOTTOM) / 2}">← closer to the reference · KL divergence</text>',
+        f'<text class="tick" transform="rotate(-90 12 {(TOP + HEIGHT - BOTTOM) / 2})" text-anchor="middle" '
+        f'x="12" y="{(TOP + HEIGHT - BOTTOM) / 2}">← closer to the reference · KL divergence</text>',
     ]
-    taken: list[float] = []
+    taken: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda one: (one.kl, one.size, one.entry.label)):
         across, up = x.at(point.size / 1e6), y.at(max(point.kl, least))
         radius = 4 + 9 * math.sqrt(point.speed / fastest)
         label_at = up + 4
-        while any(abs(label_at - other) < LINE for other in taken):
+        while any(abs(across - x_of) < LABEL and abs(label_at - y_of) < LINE for x_of, y_of in taken):
             label_at -= LINE
-        taken.append(label_at)
+        taken.append((across, label_at))
         kind = "front" if point in front else "behind"
         label = f"{point.entry.label}, {point.speed:.0f} tokens/s"
         said = f"{label}: {point.size / 1e6:.0f} MB, KL {significant(point.kl)}"
@@ -94,6 +96,10 @@ def png(points: list[Point], front: list[Point]) -> bytes | None:
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def _tick(value: float, least: float) -> str:
+    return f"≤ {significant(value)}" if value <= least else significant(value)
 
 
 class _Scale:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from slmflow.comparison.columns import COLUMNS, Column, significant
+from slmflow.comparison.columns import COLUMNS, Column
 from slmflow.comparison.entry import Entry
 
 
@@ -106,7 +106,7 @@ def _difference(entry: Entry, baseline: Entry, column: Column) -> str:
     if column.relative:
         return f"{value / base:.2f} ×" if base else ""
     errors = [one.figure(column.error_key) or 0.0 for one in (entry, baseline)]
-    return f"{value - base:+.3f} ± {significant(math.hypot(*errors))}"
+    return f"{value - base:+.2f} ± {math.hypot(*errors):.2f}"
 
 
 def _notes(entries: list[Entry], letters: dict[str, dict[str, str]]) -> list[str]:
