@@ -37,6 +37,8 @@ class Request:
     """What every answer obeys; each takes a fresh one."""
     tools: frozenset[str] = field(default_factory=frozenset)
     deterministic: bool = False
+    body: dict[str, Any] = field(default_factory=dict)
+    """What was asked, as it came: for traces."""
 
 
 class Reader:
@@ -88,6 +90,7 @@ class Reader:
             grammar=self._grammar(given),
             tools=frozenset(tool["function"]["name"] for tool in tools),
             deterministic=_boolean(given, "deterministic", self._deterministic),
+            body=given,
         )
 
     def _sampling(self, given: dict[str, Any], kind: Kind) -> tuple[Sampling, bool]:

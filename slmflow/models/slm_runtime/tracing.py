@@ -18,7 +18,7 @@ def traced(runtime: Runtime, request: Request) -> str | dict[str, Any]:
     with mlflow.start_span(runtime.options.name, span_type="CHAT_MODEL") as span:
         answer = runtime.answer(request)
         whole = answer.whole()
-        _describe(span, runtime, request, answer, whole)
+        _describe(span, request, answer, whole)
     return whole
 
 
@@ -26,13 +26,14 @@ def record(runtime: Runtime, request: Request, answer: Answer, whole: Any, began
     """A trace of a call that ended now and began at `began`, in nanoseconds since 1970."""
     ended = time.time_ns()
     span = mlflow.start_span_no_context(runtime.options.name, span_type="CHAT_MODEL", start_time_ns=began)
-    _describe(span, runtime, request, answer, whole)
+    _describe(span, request, answer, whole)
     span.end(end_time_ns=ended)
 
 
-def _describe(span: LiveSpan, runtime: Runtime, request: Request, answer: Answer, whole: Any) -> None:
+def _describe(span: LiveSpan, request: Request, answer: Answer, whole: Any) -> None:
     usage = answer.usage()
-    span.set_inputs({"prompt": runtime.tokenizer.decode(request.ids, keep_special=True)})
+    # The request itself, so that it can be asked again; what was rendered is not the same request.
+    span.set_inputs(request.body)
     span.set_outputs(whole)
     tokens = {
         "input_tokens": usage["prompt_tokens"],
