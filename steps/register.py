@@ -59,18 +59,15 @@ class Candidate:
 
 def work(context: Context) -> None:
     """Judge first; nothing is registered unless every candidate may be."""
-    candidates = {
-        name: _candidate(context, name) for name in CANDIDATES if CANDIDATES[name] in context.upstream
-    }
-    _decide(context, candidates, {})
+    given = [name for name, parameter in CANDIDATES.items() if parameter in context.upstream]
+    candidates = {name: _candidate(context, name) for name in given}
+    _decide(context, candidates, _champions(candidates))
     for candidate in candidates.values():
         refuse_incomplete(candidate.model_id)
     for attempt in range(ATTEMPTS):
         try:
             with contextlib.ExitStack() as locks:
-                for (
-                    candidate
-                ) in candidates.values():  # in one order everywhere, so that none waits for another
+                for candidate in candidates.values():  # in one order everywhere: no two wait for each other
                     locks.enter_context(registry_lock(candidate.registered_name))
                 registered = _register_all(context, candidates)
             break

@@ -12,9 +12,10 @@ the second leaves its intent between such a reading of the first and the write t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -22,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 INTENT_TAG = "slmflow_promotion"
@@ -170,29 +171,42 @@ def _is_whole(client: MlflowClient, name: str, number: str, is_intact: Intact) -
 
 
 def _move(client: MlflowClient, name: str, intent: Intent) -> None:
-    client.set_registered_model_tag(name, INTENT_TAG, json.dumps(asdict(intent)))
+    with _refusals(name):
+        client.set_registered_model_tag(name, INTENT_TAG, json.dumps(asdict(intent)))
     _carry_out(client, name, intent)
+
+
+@contextlib.contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """What a store answers to one of two writes at once, or to a version deleted meanwhile, as Moved."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in ("BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"):
+            raise
+        raise Moved(f"{name}: the registry refused a write: {first_line(error)}; run again") from None
 
 
 def _carry_out(client: MlflowClient, name: str, intent: Intent) -> None:
     """All that a move writes, each only where it is not done yet. Raises Moved when it is not ours to do."""
-    for alias, number in ((PREVIOUS, intent.previous), (CHAMPION, intent.target)):
+    with _refusals(name):
+        for alias, number in ((PREVIOUS, intent.previous), (CHAMPION, intent.target)):
+            now = _read_back(client, name, intent)
+            if now is None:
+                return
+            _set(client, name, alias, number, getattr(now, alias))
+        if intent.back and intent.champion and exists(client, name, intent.champion):
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            client.set_model_version_tag(name, intent.champion, ROLLED_BACK_TAG, when)
+        promoted = client.get_model_version(name, intent.target)
+        if ROLLED_BACK_TAG in promoted.tags:
+            client.delete_model_version_tag(name, intent.target, ROLLED_BACK_TAG)
         now = _read_back(client, name, intent)
         if now is None:
             return
-        _set(client, name, alias, number, getattr(now, alias))
-    if intent.back and intent.champion and exists(client, name, intent.champion):
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        client.set_model_version_tag(name, intent.champion, ROLLED_BACK_TAG, when)
-    promoted = client.get_model_version(name, intent.target)
-    if ROLLED_BACK_TAG in promoted.tags:
-        client.delete_model_version_tag(name, intent.target, ROLLED_BACK_TAG)
-    now = _read_back(client, name, intent)
-    if now is None:
-        return
-    if now.challenger == intent.target:
-        client.delete_registered_model_alias(name, CHALLENGER)
-    client.delete_registered_model_tag(name, INTENT_TAG)
+        if now.challenger == intent.target:
+            client.delete_registered_model_alias(name, CHALLENGER)
+        client.delete_registered_model_tag(name, INTENT_TAG)
 
 
 def _read_back(client: MlflowClient, name: str, intent: Intent) -> Standing | None:
