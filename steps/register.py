@@ -28,6 +28,7 @@ from slmflow.registry.admission import refuse_licence
 from slmflow.registry.aliases import Moved, repair, standing
 from slmflow.registry.evidence import description_of, evidence_tags
 from slmflow.registry.gate import Champion, Verdict, judge
+from slmflow.registry.load_test import load_test
 from slmflow.registry.names import registered_name
 from slmflow.registry.versions import Content, Registered, register, registry_lock
 from slmflow.workflow import runs
@@ -35,6 +36,8 @@ from slmflow.workflow.evidence import champion_of, digests_of, is_intact, refuse
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlflow.entities import Run
 
     from slmflow.workflow.step import Context
@@ -55,6 +58,8 @@ class Candidate:
     logged_run: Run
     logged: dict[str, Any]
     model_id: str
+    folder: Path
+    """The LoggedModel's files."""
 
 
 def work(context: Context) -> None:
@@ -62,8 +67,10 @@ def work(context: Context) -> None:
     given = [name for name, parameter in CANDIDATES.items() if parameter in context.upstream]
     candidates = {name: _candidate(context, name) for name in given}
     _decide(context, candidates, _champions(candidates))
-    for candidate in candidates.values():
+    for name, candidate in candidates.items():
         refuse_incomplete(candidate.model_id)
+        loads = load_test(candidate.folder, candidate.evaluation["fingerprint"], context.config.gate)
+        print(f"  {name}: {loads}", flush=True)
     for attempt in range(ATTEMPTS):
         try:
             with contextlib.ExitStack() as locks:
@@ -95,8 +102,8 @@ def _candidate(context: Context, name: str) -> Candidate:
     logged = runs.json_artifact(logged_run, "logged.json")
     refuse_licence(logged["licence"], context.config.gate)
     in_registry = registered_name(context.config.model.name, name, mlflow.get_registry_uri())
-    model_id, _ = runs.model_of(logged_run)
-    return Candidate(in_registry, evaluation, evaluate_run, logged_run, logged, model_id)
+    model_id, folder = runs.model_of(logged_run)
+    return Candidate(in_registry, evaluation, evaluate_run, logged_run, logged, model_id, folder)
 
 
 def _register_all(context: Context, candidates: dict[str, Candidate]) -> dict[str, Registered]:

@@ -36,8 +36,10 @@ class Promote(Enum):
 class LoadTest(Enum):
     """Where a packaged model is loaded and asked for a few tokens before it is registered."""
 
+    linked = "linked"
+    """In an environment of its packaged requirements alone, linked from here; `clean` where that cannot be."""
     clean = "clean"
-    """In an environment that holds only its packaged requirements."""
+    """In an environment of its packaged requirements alone, installed by uv or pip."""
     here = "here"
     """In a fresh process of this environment."""
     off = "off"
@@ -71,7 +73,7 @@ class GateConfig:
 
     mode: GateMode = GateMode.enforce
     promote: Promote = Promote.auto
-    load_test: LoadTest = LoadTest.clean
+    load_test: LoadTest = LoadTest.linked
     licences: list[str] = field(default_factory=list)
     """SPDX identifiers that may be registered, in any case; `unknown` admits what nobody stated."""
     thresholds: list[Threshold] = field(default_factory=list)

@@ -157,7 +157,9 @@ def test_more_versions_than_a_page_are_looked_through(make_versions, monkeypatch
 def test_a_model_with_weights_and_a_signature_is_complete_and_one_without_is_refused(model, store):
     refuse_incomplete(model[0])
     with mlflow.start_run():
-        bare = mlflow.pyfunc.log_model(name="bare", python_model=lambda model_input: model_input, pip_requirements=[])
+        bare = mlflow.pyfunc.log_model(
+            name="bare", python_model=lambda model_input: model_input, pip_requirements=[]
+        )
     with pytest.raises(SlmflowError, match="has no weights"):
         refuse_incomplete(bare.model_id)
     (Path(bare.artifact_path.removeprefix("file://")) / "model.onnx").write_text("weights")
