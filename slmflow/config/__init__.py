@@ -26,7 +26,8 @@ from slmflow.config.export import (
     Precision,
     Provider,
 )
-from slmflow.config.judgement import EvaluateConfig, GateConfig, GateMode, Threshold
+from slmflow.config.gate import GateConfig, GateMode, LoadTest, Promote, Threshold
+from slmflow.config.judgement import EvaluateConfig
 from slmflow.config.source import (
     AdapterConfig,
     Architecture,
@@ -51,6 +52,7 @@ __all__ = [
     "GgufExport",
     "HubSource",
     "Level",
+    "LoadTest",
     "LocalSource",
     "Method",
     "MlflowSource",
@@ -59,6 +61,7 @@ __all__ = [
     "PackageConfig",
     "PrebuiltExport",
     "Precision",
+    "Promote",
     "Provider",
     "RandomSource",
     "SourceConfig",
