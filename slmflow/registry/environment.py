@@ -127,7 +127,7 @@ def _link(folder: Path, found: list[Distribution]) -> None:
 
 
 def _link_file(source: Path, place: Path) -> None:
-    """A hard link, which takes no room and outlives an upgrade here; to another file system a symbolic one."""
+    """A hard link, which takes no room and outlives an upgrade; to another file system a symbolic one."""
     if place.exists():  # a file that two distributions bring
         return
     try:
