@@ -139,6 +139,12 @@ def _link_file(source: Path, place: Path) -> None:
 
 
 def _install(folder: Path, requirements: str) -> None:
+    count = len(requirements.split())
+    print(
+        f"  the {count} packaged requirements are installed for the load test, once; this may take minutes "
+        "(gate.load_test=here does without)",
+        flush=True,
+    )
     listed = folder / "requirements.txt"
     listed.write_text(requirements)
     python = str(python_of(folder))
