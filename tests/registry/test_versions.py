@@ -169,13 +169,18 @@ def test_a_model_with_weights_and_a_signature_is_complete_and_one_without_is_ref
         refuse_incomplete(bare.model_id)
 
 
-@pytest.mark.parametrize("registry", ["databricks-uc", "databricks-uc://profile", "uc:http://localhost:8080"])
+@pytest.mark.parametrize("registry", ["databricks-uc", "databricks-uc://profile"])
 def test_unity_catalog_takes_three_parts_and_says_so_otherwise(registry):
     assert is_catalog(registry)
     assert registered_name("main.slm.smollm2-135m", "onnx", registry) == "main.slm.smollm2-135m-onnx"
     for name in ("smollm2-135m", "main.slm.qwen3-0.6b", "slm.smollm2"):
         with pytest.raises(SlmflowError, match=r"give model.name=<catalog>.<schema>.<model>"):
             registered_name(name, "onnx", registry)
+
+
+def test_the_open_unity_catalog_is_refused_as_it_has_no_aliases():
+    with pytest.raises(SlmflowError, match="no aliases and no tags in the open Unity Catalog"):
+        registered_name("main.slm.smollm2", "onnx", "uc:http://localhost:8080")
 
 
 def test_versions_whose_search_tells_no_tags_are_asked_for_one_by_one(make_versions, monkeypatch):
