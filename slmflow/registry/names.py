@@ -14,8 +14,8 @@ def registered_name(model: str, candidate: str, registry: str) -> str:
     """`<model>-<candidate>`, checked against the registry that its URI names.
 
     In Unity Catalog a name has three parts, `catalog.schema.model`, none with a dot of its own. Raises
-    SlmflowError when `model` is not of that form there, and for the open Unity Catalog, whose client in MLflow
-    3.17.2 (uc_oss_rest_store.py) implements neither aliases nor tags.
+    SlmflowError when `model` is not of that form there, and for the open Unity Catalog, whose client in
+    MLflow 3.17.2 (uc_oss_rest_store.py) implements neither aliases nor tags.
     """
     if re.match(r"uc(:|$)", registry):
         raise SlmflowError(
