@@ -76,10 +76,9 @@ def fidelity_cost(kind: str, uri: str, windows: list[Window], logs: np.ndarray[A
 
 def tasks_cost(kind: str, uri: str) -> list[Row]:
     """Seconds for the shipped items, and rows that differ the second time."""
+    from slmflow.quality.candidates import load
     from slmflow.quality.items import read_items
     from slmflow.quality.tasks import measure_tasks
-
-    from slmflow.quality.candidates import load
 
     candidate, items = load(kind, uri), read_items("shipped")
     rows, seconds = [], []
