@@ -27,6 +27,7 @@ from slmflow.config.export import (
     Provider,
 )
 from slmflow.config.judgement import EvaluateConfig, GateConfig, GateMode, Threshold
+from slmflow.config.monitoring import MonitoringConfig
 from slmflow.config.source import (
     AdapterConfig,
     Architecture,
@@ -55,6 +56,7 @@ __all__ = [
     "Method",
     "MlflowSource",
     "ModelConfig",
+    "MonitoringConfig",
     "OptimumExport",
     "PackageConfig",
     "PrebuiltExport",
@@ -97,6 +99,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
+    monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
 
     def __post_init__(self) -> None:
         if self.export.exporter == "gguf" and self.model.adapter.given:

@@ -1,4 +1,4 @@
-"""Redaction by rule: what a finder finds becomes a typed placeholder, `[EMAIL]`, before anything is written."""
+"""Redaction by rule: what a finder finds becomes a typed placeholder, `[EMAIL]`."""
 
 from __future__ import annotations
 
