@@ -6,7 +6,7 @@ Tiny, offline, after `mlflow run . -P model=tiny_phi3` and some calls of the mod
 
     mlflow run . -e evaluate --env-manager local -P traces=Default -P model=tiny_phi3
 
-Leaves `replay.html`, `.md` and `.json`, the dataset `replay.jsonl` and the answers `answers.jsonl` on its run.
+Leaves `replay.html`, `.md`, `.json`, the dataset `replay.jsonl` and the answers `answers.jsonl` on its run.
 Settings are `monitoring.*` in overrides. Interrupted, the same command goes on where it stopped.
 """
 
@@ -124,13 +124,14 @@ def _is_ours(run_id: str) -> bool:
     from slmflow.workflow.plan import KIND_TAG
 
     try:
-        return KIND_TAG in MlflowClient().get_run(run_id).data.tags
+        # Not of a command: `serve` and `score` are production.
+        return MlflowClient().get_run(run_id).data.tags.get(KIND_TAG) in ("step", "driver")
     except MlflowException:
         return False  # deleted, perhaps
 
 
 def _logged_models(champion: Target) -> set[str]:
-    """The LoggedModels of all versions of the champion's registered model; none where it is not registered."""
+    """The LoggedModels of all versions of the champion's registered model; none of an unregistered one."""
     from mlflow import MlflowClient
 
     if not champion.name:
@@ -138,6 +139,15 @@ def _logged_models(champion: Target) -> set[str]:
     found = MlflowClient().search_model_versions(f"name='{champion.name}'")
     sources = [str(version.model_id or version.source or "") for version in found]
     return {source.removeprefix("models:/") for source in sources if "m-" in source}
+
+
+def _source(target: Target) -> str:
+    """What a registered version holds: another store may have other versions of that name."""
+    from mlflow import MlflowClient
+
+    if not target.name:
+        return ""
+    return str(MlflowClient().get_model_version(target.name, target.version).source)
 
 
 def _answers(
@@ -150,11 +160,11 @@ def _answers(
 ) -> dict[str, Call]:
     from slmflow.machine import machine
     from slmflow.monitoring.asking import Asker, ask_all, journal_of
-    from slmflow.monitoring.dataset import digest_of
 
-    seed = config.monitoring.seed
-    known = (digest_of(traces.rows), target.uri, sorted(_logged_models(target)), seed, machine())
-    folder = stack.enter_context(journal_of(*known))
+    seed, path = config.monitoring.seed, config.monitoring.rules
+    own = Path(path).expanduser().read_text(encoding="utf-8") if path else None
+    # Not the dataset's digest: production goes on while a replay is interrupted.
+    folder = stack.enter_context(journal_of(target.uri, _source(target), seed, own, machine()))
     with (
         tempfile.TemporaryDirectory(prefix="slmflow-replay-") as scratch,
         Asker(target.uri, Path(scratch)) as asker,

@@ -147,7 +147,8 @@ def ask_all(
     from tqdm import tqdm
 
     known = _read(journal)
-    todo = [row for row in rows if row.id not in known]
+    keys = {row.id: f"{row.id} {canonical_digest(row.request)}" for row in rows}
+    todo = [row for row in rows if keys[row.id] not in known]
     deaths = 0
     with journal.open("w", encoding="utf-8") as file:
         _write(file, known)
@@ -172,9 +173,9 @@ def ask_all(
                 if "error" in said
                 else observed(row.request, said["output"], said["usage"], [], said["seconds"], redactor)
             )
-            known[row.id] = call
-            _write(file, {row.id: call})
-    return {row.id: known[row.id] for row in rows}
+            known[keys[row.id]] = call
+            _write(file, {keys[row.id]: call})
+    return {row.id: known[keys[row.id]] for row in rows}
 
 
 @contextlib.contextmanager

@@ -20,12 +20,13 @@ STYLE = """
 body { max-width: 72rem; } .lead { font-size: 1.05rem; margin: .4rem 0 1.2rem; }
 table { font-variant-numeric: tabular-nums; }
 .said td { vertical-align: top; max-width: 22rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-b.drifted { color: var(--bad); } dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .9rem; }
+b.drifted { color: var(--bad); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .9rem; }
 dd { margin: 0; } @media print { table { display: table; } details > * { display: revert; } }
 """
 TITLES = {
     "over time": "Production over time: its older half against its newer half",
-    "champion now": "The champion now against production as it was logged, on requests that were not redacted",
+    "champion now": "The champion now against production as logged, on requests that were not redacted",
     "challenger": "The challenger against the champion, on this machine",
 }
 Table = list[tuple[str, ...]]
