@@ -11,11 +11,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import slmflow
 from slmflow.errors import SlmflowError
-from slmflow.files import cache_folder, canonical_digest
+from slmflow.files import cache_folder, canonical_digest, write_text
 from slmflow.monitoring.call import Call, failed, observed
 from slmflow.monitoring.redaction import Redactor
 
@@ -150,8 +150,8 @@ def ask_all(
     keys = {row.id: f"{row.id} {canonical_digest(row.request)}" for row in rows}
     todo = [row for row in rows if keys[row.id] not in known]
     deaths = 0
-    with journal.open("w", encoding="utf-8") as file:
-        _write(file, known)
+    write_text(journal, "".join(_line(key, call) for key, call in known.items()))
+    with journal.open("a", encoding="utf-8") as file:
         for row in tqdm(todo, desc=f"  {name}", total=len(rows), initial=len(rows) - len(todo)):
             redactor = Redactor(rules)
             body = {"seed": seed, "deterministic": True, **row.request}
@@ -164,9 +164,8 @@ def ask_all(
             except DiedError as error:
                 deaths += 1
                 if deaths >= STARTS:
-                    raise SlmflowError(
-                        f"{name}: {deaths} requests in a row ended its process: {error}"
-                    ) from None
+                    why = redactor.text(str(error))
+                    raise SlmflowError(f"{name}: {deaths} requests in a row got no answer: {why}") from None
                 said = {"error": str(error), "seconds": None}
             call = (
                 failed(said["error"], said["seconds"], redactor)
@@ -174,7 +173,8 @@ def ask_all(
                 else observed(row.request, said["output"], said["usage"], [], said["seconds"], redactor)
             )
             known[keys[row.id]] = call
-            _write(file, {keys[row.id]: call})
+            file.write(_line(keys[row.id], call))
+            file.flush()
     return {row.id: known[keys[row.id]] for row in rows}
 
 
@@ -189,9 +189,8 @@ def journal_of(*parts: Any) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(file: IO[str], calls: dict[str, Call]) -> None:
-    file.writelines(json.dumps({"id": name, **asdict(call)}) + "\n" for name, call in calls.items())
-    file.flush()
+def _line(key: str, call: Call) -> str:
+    return json.dumps({"id": key, **asdict(call)}) + "\n"
 
 
 def _read(journal: Path) -> dict[str, Call]:
@@ -199,7 +198,8 @@ def _read(journal: Path) -> dict[str, Call]:
     for line in journal.read_bytes().splitlines(keepends=True) if journal.exists() else []:
         try:
             found = json.loads(line)
-            calls[str(found.pop("id"))] = Call(**found)
+            name = str(found.pop("id"))
+            calls[name] = Call(**found)
         except (ValueError, TypeError, KeyError, AttributeError):
             break
     return calls

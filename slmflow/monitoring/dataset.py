@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -37,4 +38,7 @@ def dataset_of(rows: list[Row], source: str, name: str) -> PandasDataset:
         }
         for row in rows
     ]
-    return mlflow.data.from_pandas(pd.DataFrame(table), source=source, name=name, digest=digest_of(rows)[:36])
+    digest = digest_of(rows)[:36]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a local path may be read by two of MLflow's classes, which are one
+        return mlflow.data.from_pandas(pd.DataFrame(table), source=source, name=name, digest=digest)

@@ -126,7 +126,12 @@ def conclusion(comparisons: list[Comparison]) -> str:
 def change(test: Test) -> str:
     """A drifted figure in words."""
     before, after = (shown(test.figure, value) for value in (test.before, test.after))
-    return f"{test.figure.replace('_', ' ')} ({before} → {after})"
+    return f"{titled(test.figure)} ({before} → {after})"
+
+
+def titled(name: str) -> str:
+    """A figure's name for people."""
+    return name.replace("_", " ").replace("json", "JSON")
 
 
 def shown(name: str, value: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slmflow.monitoring.drift import RULE, Comparison, Test
 from slmflow.monitoring.figures import MEANINGS, OF_MACHINE, QUANTITIES, SHARES
-from slmflow.monitoring.replay import Replay, conclusion, shown
+from slmflow.monitoring.replay import Replay, conclusion, shown, titled
 from slmflow.workflow import card
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ SHOWN = 20
 """Rows whose answers are printed side by side."""
 STYLE = """
 body { max-width: 72rem; } .lead { font-size: 1.05rem; margin: .4rem 0 1.2rem; }
-table { font-variant-numeric: tabular-nums; }
+table { font-variant-numeric: tabular-nums; } .facts td { overflow-wrap: anywhere; }
+.facts td:first-child { min-width: 6rem; overflow-wrap: normal; }
 .said td { vertical-align: top; max-width: 22rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 b.drifted { color: var(--bad); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .9rem; }
@@ -37,14 +38,14 @@ def html(replay: Replay) -> str:
     comparisons = replay.comparisons()
     body = f'<p class="lead">{escape(conclusion(comparisons))}</p>'
     body += "".join(f"<p>{escape(note)}</p>" for note in replay.notes)
-    body += card.table([(escape(name), escape(value)) for name, value in facts(replay)])
+    told = card.table([(escape(name), escape(value)) for name, value in facts(replay)])
+    body += f'<div class="facts">{told}</div>'
     for one in comparisons:
         body += f"<h2>{escape(TITLES[one.name])}</h2>{_said_of(one)}"
     body += f"<p>{escape(RULE)}</p><h2>Figures</h2>{_cells(figures(replay))}"
     body += f"<p>{escape(of_machines(replay))}</p>{_examples(replay)}"
     pairs = "".join(
-        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(meaning)}</dd>"
-        for name, meaning in MEANINGS.items()
+        f"<dt>{escape(titled(name))}</dt><dd>{escape(meaning)}</dd>" for name, meaning in MEANINGS.items()
     )
     return card.page(f"Replay · {replay.experiment}", f"{body}<h2>Meanings</h2><dl>{pairs}</dl>", STYLE)
 
@@ -81,12 +82,12 @@ def facts(replay: Replay) -> list[tuple[str, str]]:
 
 def tests(one: Comparison) -> Table:
     """Head and rows of what was tested."""
-    rows: Table = [("figure", one.before, one.after, "effect", "p", "p after Holm", "verdict")]
+    rows: Table = [("figure", "verdict", one.before, one.after, "effect", "p", "p after Holm")]
     for test in one.tests:
         before, after = (shown(test.figure, value) for value in (test.before, test.after))
         verdict = "drifted" if test.drifted else "–"
         p = (f"{value:.2g}" for value in (test.p, test.p_holm))
-        rows.append((test.figure.replace("_", " "), before, after, effect(test), *p, verdict))
+        rows.append((titled(test.figure), verdict, before, after, effect(test), *p))
     return rows
 
 
@@ -100,19 +101,19 @@ def figures(replay: Replay) -> Table:
     sides = replay.figures()
     rows: Table = [("", *sides)]
     for name in ("rows", "json_asked"):
-        rows.append((name.replace("_", " "), *(shown(name, side.get(name)) for side in sides.values())))
+        rows.append((titled(name), *(shown(name, side.get(name)) for side in sides.values())))
     for name in QUANTITIES:
         for kind in ("mean", "p50", "p95"):
             said = (shown(name, side.get(f"{name}_{kind}")) for side in sides.values())
-            rows.append((f"{name.replace('_', ' ')}, {kind}", *said))
+            rows.append((f"{titled(name)}, {kind}", *said))
     for name in SHARES:
-        rows.append((name.replace("_", " "), *(shown(name, side.get(name)) for side in sides.values())))
+        rows.append((titled(name), *(shown(name, side.get(name)) for side in sides.values())))
     return rows
 
 
 def of_machines(replay: Replay) -> str:
     """Whose the speeds are."""
-    named = " and ".join(name.replace("_", " ") for name in OF_MACHINE)
+    named = " and ".join(titled(name) for name in OF_MACHINE)
     return (
         f"{named.capitalize()} of the models are of this machine ({replay.machine['cpu']}, "
         f"{replay.machine['cores']} cores), one request after the other; production's are of its own, under "
@@ -132,7 +133,7 @@ def _said_of(one: Comparison) -> str:
     if one.identical is not None:
         said += f"<p>{100 * one.identical:.1f} % of the answers are the same, letter by letter.</p>"
     if one.untested:
-        named = ", ".join(name.replace("_", " ") for name in one.untested)
+        named = ", ".join(map(titled, one.untested))
         said += f"<p>Too few values to test: {escape(named)}.</p>"
     return said
 

@@ -18,6 +18,7 @@ from slmflow.monitoring.asking import Asker, ask_all
 from slmflow.monitoring.traces import read_traces
 from tests.conftest import ROOT, run_project
 from tests.monitoring.conftest import ASKED, SECRETS
+from tests.serving.live.conftest import Live
 
 
 def replayed(client, **overrides):
@@ -188,7 +189,7 @@ def test_it_goes_on_after_a_crash_with_a_torn_last_line(production, tmp_path):
     with Asker("models:/tiny-phi3-onnx/1", tmp_path) as asker:
         again = ask_all(asker, rows, 0, {}, journal, "champion")
     texts = [(whole[row.id].text, again[row.id].text) for row in rows]
-    assert all(new == f"kept {old}" for old, new in texts[:3])
+    assert [new for _, new in texts[:3]] == [f"kept {old}" for old, _ in texts[:3]]
     assert all(new == old for old, new in texts[3:])
     assert len(journal.read_text().splitlines()) == 6
 
@@ -219,9 +220,11 @@ def test_a_process_that_dies_costs_one_row(production, tmp_path):
 def test_a_model_that_never_answers_in_time_ends_the_replay_with_a_line(production, tmp_path):
     rows = read(production, 5).rows
     rows[0].request.update(max_tokens=200, ignore_eos=True)
-    with Asker("models:/tiny-phi3-onnx/1", tmp_path, 1e-4) as asker:
-        with pytest.raises(SlmflowError, match=r"3 requests in a row .* no answer after 0.0001 seconds"):
-            ask_all(asker, rows, 0, {}, tmp_path / "journal", "champion")
+    refused = pytest.raises(
+        SlmflowError, match=r"3 requests in a row got no answer: no answer after 0.0001 seconds"
+    )
+    with Asker("models:/tiny-phi3-onnx/1", tmp_path, 1e-4) as asker, refused:
+        ask_all(asker, rows, 0, {}, tmp_path / "journal", "champion")
     assert len((tmp_path / "journal").read_text().splitlines()) == asking.STARTS - 1
 
 
@@ -275,7 +278,24 @@ def test_the_entry_point_evaluate_replays_with_traces(production, traced_store):
     assert run.data.tags["mlflow.runName"] == "replay"
 
 
-def test_the_step_still_refuses_what_it_always_did():
+def test_what_a_server_answered_is_replayed_with_its_stream_made_whole(production, traced_store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "served")
+    live = Live(traced_store, "models:/tiny-phi3-onnx@champion")
+    try:
+        live.text(messages=[{"role": "user", "content": "Hello"}], user="ada")
+        live.ask(messages=[{"role": "user", "content": "Hello"}], stream=True, max_tokens=8).read()
+    finally:
+        live.stop()
+    served = production.get_experiment_by_name("served").experiment_id
+    rows = read_traces(served, 10, set(), {}, lambda run: False).rows
+    assert [row.request for row in rows] == [
+        {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+    ] * 2
+    assert rows[0].production.text == rows[1].production.text
+    assert rows[0].model_id.startswith("m-")
+
+
+def test_the_step_still_refuses_what_it_always_did(store):
     command = [sys.executable, "-m", "steps.evaluate", "traces=", "logged_run=x"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
