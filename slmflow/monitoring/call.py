@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from slmflow.monitoring.redaction import Redactor
 
 REFUSALS = (
@@ -79,23 +77,24 @@ class Call:
 def observed(
     request: dict[str, Any],
     output: Any,
-    usage: dict[str, Any],
-    reasons: Sequence[Any],
+    usage: Any,
+    reasons: Any,
     seconds: float | None,
     redactor: Redactor,
 ) -> Call:
     """A call from the model's raw output: judged as it was said, kept as it is redacted.
 
     `output` is text, or OpenAI's object; of several answers the first is taken. `usage` has `input_tokens`
-    and `output_tokens` where they are known.
+    and `output_tokens` where they are known. What a trace holds may be of anybody's shape: nothing is raised.
     """
     text, calls, reason = _said(output)
-    reason = reason or next(iter(reasons), None)
+    if reason is None and isinstance(reasons, (list, tuple)):
+        reason = next(iter(reasons), None)
     shown = redactor.text(text) + (json.dumps(redactor.value(calls)) if calls else "")
     return Call(
         text=shown,
-        prompt_tokens=usage.get("input_tokens"),
-        answer_tokens=usage.get("output_tokens"),
+        prompt_tokens=_count(usage, "input_tokens"),
+        answer_tokens=_count(usage, "output_tokens"),
         seconds=seconds,
         ended_by_length=None if reason is None else reason == "length",
         empty=not text.strip() and not calls,
@@ -149,8 +148,18 @@ def _said(output: Any) -> tuple[str, list[Any], Any]:
     message = choice.get("message")
     if not isinstance(message, dict):
         return str(choice.get("text") or ""), [], choice.get("finish_reason")
-    calls = [call.get("function", call) for call in message.get("tool_calls") or []]
-    return str(message.get("content") or ""), calls, choice.get("finish_reason")
+    given = message.get("tool_calls")
+    calls = [
+        call.get("function", call)
+        for call in (given if isinstance(given, list) else [])
+        if isinstance(call, dict)
+    ]
+    return _content(message), calls, choice.get("finish_reason")
+
+
+def _count(usage: Any, name: str) -> int | None:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if type(value) is int and value >= 0 else None
 
 
 def _content(message: dict[str, Any]) -> str:

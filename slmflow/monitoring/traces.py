@@ -171,8 +171,8 @@ def row_of(span: Span, name: str, trace: Trace, redactor: Redactor) -> Row | str
     if str(status) == "ERROR":
         call = failed(span.status.description or "unknown", seconds, redactor)
     else:
-        usage = span.get_attribute("mlflow.chat.tokenUsage") or {}
-        reasons = span.get_attribute("gen_ai.response.finish_reasons") or []
+        usage = span.get_attribute("mlflow.chat.tokenUsage")
+        reasons = span.get_attribute("gen_ai.response.finish_reasons")
         call = observed(given, span.outputs, usage, reasons, seconds, redactor)
     model = str((trace.info.trace_metadata or {}).get("mlflow.modelId", ""))
     return Row(name, span.start_time_ns // 10**6, model, request, call, counts)
