@@ -3,6 +3,9 @@
     mlflow run . -e evaluate --env-manager local -P logged_run=<log_pipeline's id>
     mlflow run . -e evaluate --env-manager local -P logged_run=<log_onnx's id> -P reference_run=<its id>
 
+With `traces=<experiment>` it is a command instead: production's traces are asked again of the champion and a
+challenger (`slmflow/commands/replay.py`).
+
 Tiny, offline (without ids it makes both candidates first):
 
     mlflow run . -e evaluate --env-manager local -P model=tiny_phi3
@@ -19,7 +22,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import size_under, write_json
 from slmflow.machine import machine
 from slmflow.workflow.shell import main
@@ -204,4 +207,9 @@ def _tasks(context: Context, candidate: Candidate, journal: Journal) -> dict[str
 
 
 if __name__ == "__main__":
-    sys.exit(main("evaluate"))
+    words = [word for word in sys.argv[1:] if not word.startswith("traces=")]
+    if any(word.removeprefix("traces=") for word in sys.argv[1:] if word.startswith("traces=")):
+        from slmflow.commands import replay
+
+        sys.exit(exit_status("evaluate", lambda: replay.run(sys.argv[1:])))
+    sys.exit(main("evaluate", words))

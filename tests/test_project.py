@@ -19,15 +19,18 @@ from tests.conftest import ROOT
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 STEPS = sorted(path.stem for path in (ROOT / "steps").glob("*.py") if path.stem != "__init__")
+WITHIN = {"replay": "evaluate"}
+"""Commands that are reached through a step's entry point, by a parameter of theirs."""
+EXTRA = {"evaluate": ["traces"]}
 COMMANDS = sorted(p.stem for p in (ROOT / "slmflow" / "commands").glob("*.py") if p.stem != "__init__")
 
 
 def test_mlproject_declares_main_and_every_step_module():
-    assert set(PROJECT["entry_points"]) == {"main", *STEPS, *COMMANDS}
+    assert set(PROJECT["entry_points"]) == {"main", *STEPS, *COMMANDS} - set(WITHIN)
     assert set(DECLARED) == set(STEPS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {*WITHIN}))
 def test_a_command_is_declared_with_its_parameters_and_opens_with_its_command(command):
     entry = PROJECT["entry_points"][command]
     declared = list(import_module(f"slmflow.commands.{command}").PARAMETERS)
@@ -36,6 +39,13 @@ def test_a_command_is_declared_with_its_parameters_and_opens_with_its_command(co
     assert entry["command"].split() == words
     docstring = ast.get_docstring(ast.parse((ROOT / "slmflow" / "commands" / f"{command}.py").read_text()))
     assert f"mlflow run . -e {command} --env-manager local" in docstring
+
+
+@pytest.mark.parametrize(("command", "step"), WITHIN.items())
+def test_a_command_within_a_step_takes_what_the_steps_entry_point_passes(command, step):
+    module = import_module(f"slmflow.commands.{command}")
+    assert list(PROJECT["entry_points"][step]["parameters"]) == list(module.PARAMETERS)
+    assert f"mlflow run . -e {step} --env-manager local -P {EXTRA[step][0]}=" in module.__doc__
 
 
 def test_every_output_that_a_repetition_must_make_again_is_declared_of_a_known_step():
@@ -49,7 +59,7 @@ def test_every_output_that_a_repetition_must_make_again_is_declared_of_a_known_s
 @pytest.mark.parametrize("step", STEPS)
 def test_an_entry_point_declares_and_passes_the_choices_and_its_upstream_ids(step):
     entry = PROJECT["entry_points"][step]
-    declared = [*CHOICES, *DECLARED[step].inputs]
+    declared = [*CHOICES, *DECLARED[step].inputs, *EXTRA.get(step, [])]
     assert list(entry["parameters"]) == declared
     assert all(spec == {"type": "string", "default": ""} for spec in entry["parameters"].values())
     assert entry["command"].split() == ["python", "-m", f"steps.{step}", *(f"{n}={{{n}}}" for n in declared)]

@@ -28,6 +28,7 @@ from slmflow.config.export import (
 )
 from slmflow.config.gate import GateConfig, GateMode, LoadTest, Promote, Threshold
 from slmflow.config.judgement import EvaluateConfig
+from slmflow.config.monitoring import MonitoringConfig
 from slmflow.config.source import (
     AdapterConfig,
     Architecture,
@@ -57,6 +58,7 @@ __all__ = [
     "Method",
     "MlflowSource",
     "ModelConfig",
+    "MonitoringConfig",
     "OptimumExport",
     "PackageConfig",
     "PrebuiltExport",
@@ -100,6 +102,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
+    monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
 
     def __post_init__(self) -> None:
         if self.export.exporter == "gguf" and self.model.adapter.given:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ class ChatModel(PythonModel):
         if len(requests) == 1:
             return [self._answer(requests[0])]
         with ThreadPoolExecutor(min(len(requests), self.runtime.options.limits.rows)) as pool:
-            return list(pool.map(self._answer, requests))
+            # Each within a copy of this thread's context, which says of which model a trace is.
+            waiting = [pool.submit(copy_context().run, self._answer, request) for request in requests]
+            return [answer.result() for answer in waiting]
 
     def predict_stream(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

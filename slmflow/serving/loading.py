@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from slmflow.serving.backend import Backend
 
 
-def load_backend(uri: str, engine: str = "") -> Backend:
+def load_backend(uri: str, engine: str = "", *, tracing: bool | None = None) -> Backend:
     """Load an MLflow model: our ONNX model, or the transformers pipeline with the chat task.
+
+    Without `engine` and `tracing` as it was logged.
 
     Raises SlmflowError for another flavour, and MLflow's own errors.
     """
@@ -25,7 +27,8 @@ def load_backend(uri: str, engine: str = "") -> Backend:
         return PipelineBackend(uri)
     if "python_function" not in flavours:
         raise SlmflowError(f"a model of flavour {', '.join(flavours)}: serve one that slmflow packaged")
-    model = mlflow.pyfunc.load_model(uri, model_config={"engine": engine} if engine else None)
+    config = ({"engine": engine} if engine else {}) | ({} if tracing is None else {"tracing": tracing})
+    model = mlflow.pyfunc.load_model(uri, model_config=config or None)
     try:
         packaged = model.unwrap_python_model()
     except mlflow.MlflowException:

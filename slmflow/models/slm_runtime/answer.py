@@ -78,6 +78,11 @@ class Answer:
             return []
         return [{**self._head, "object": self._chunk_object(), "choices": [], "usage": self.usage()}]
 
+    @property
+    def finish_reasons(self) -> list[str | None]:
+        """Why each answer ended."""
+        return list(self._reasons)
+
     def usage(self) -> dict[str, Any]:
         """Tokens of the prompt and of all answers; cached ones were not read anew."""
         prompt, completion = len(self._job.ids), self._job.completion_tokens

@@ -10,7 +10,7 @@ import numpy as np
 
 from .engine import Description
 from .errors import BadRequestError
-from .fields import FIELDS
+from .fields import FIELDS, IGNORED
 from .grammar import Grammar, Grammars
 from .messages import messages_of
 from .sampling import Sampling
@@ -19,6 +19,8 @@ from .tools import knows_tools
 
 Kind = Literal["prompt", "completion", "chat"]
 
+UNASKED = frozenset((*IGNORED, "model", "stream", "stream_options"))
+"""Fields that change how an answer is sent, or nothing; some of them name a person."""
 MOST_STOPS, MOST_ANSWERS, MOST_LOGPROBS = 16, 16, 20
 
 
@@ -37,8 +39,8 @@ class Request:
     """What every answer obeys; each takes a fresh one."""
     tools: frozenset[str] = field(default_factory=frozenset)
     deterministic: bool = False
-    body: dict[str, Any] = field(default_factory=dict)
-    """What was asked, as it came: for traces."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """The fields that shape the answer, as they were given: what it takes to ask again."""
 
 
 class Reader:
@@ -90,8 +92,14 @@ class Reader:
             grammar=self._grammar(given),
             tools=frozenset(tool["function"]["name"] for tool in tools),
             deterministic=_boolean(given, "deterministic", self._deterministic),
-            body=given,
+            asked=self._asked(given, ids),
         )
+
+    def _asked(self, given: dict[str, Any], ids: list[int]) -> dict[str, Any]:
+        asked = {name: value for name, value in given.items() if name not in UNASKED}
+        if "prompt" in asked and not isinstance(asked["prompt"], str):
+            asked["prompt"] = self._tokenizer.decode(ids, keep_special=True)
+        return asked
 
     def _sampling(self, given: dict[str, Any], kind: Kind) -> tuple[Sampling, bool]:
         names = [name for name in ("max_completion_tokens", "max_tokens") if name in given]

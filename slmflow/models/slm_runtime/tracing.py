@@ -16,9 +16,10 @@ from .runtime import Runtime
 def traced(runtime: Runtime, request: Request) -> str | dict[str, Any]:
     """Answer within a span that MLflow shows as a chat call, below the caller's own."""
     with mlflow.start_span(runtime.options.name, span_type="CHAT_MODEL") as span:
+        span.set_inputs(request.asked)  # before the answer, which may fail
         answer = runtime.answer(request)
         whole = answer.whole()
-        _describe(span, request, answer, whole)
+        _describe(span, answer, whole)
     return whole
 
 
@@ -26,14 +27,13 @@ def record(runtime: Runtime, request: Request, answer: Answer, whole: Any, began
     """A trace of a call that ended now and began at `began`, in nanoseconds since 1970."""
     ended = time.time_ns()
     span = mlflow.start_span_no_context(runtime.options.name, span_type="CHAT_MODEL", start_time_ns=began)
-    _describe(span, request, answer, whole)
+    span.set_inputs(request.asked)
+    _describe(span, answer, whole)
     span.end(end_time_ns=ended)
 
 
-def _describe(span: LiveSpan, request: Request, answer: Answer, whole: Any) -> None:
+def _describe(span: LiveSpan, answer: Answer, whole: Any) -> None:
     usage = answer.usage()
-    # The request itself, so that it can be asked again; what was rendered is not the same request.
-    span.set_inputs(request.body)
     span.set_outputs(whole)
     tokens = {
         "input_tokens": usage["prompt_tokens"],
@@ -41,3 +41,5 @@ def _describe(span: LiveSpan, request: Request, answer: Answer, whole: Any) -> N
         "total_tokens": usage["total_tokens"],
     }
     span.set_attribute("mlflow.chat.tokenUsage", tokens)
+    # As OpenTelemetry names it; the answer to a plain prompt is text, which does not say why it ended.
+    span.set_attribute("gen_ai.response.finish_reasons", answer.finish_reasons)

@@ -1,0 +1,1 @@
+"""Production traces, redacted, asked again of the champion and a challenger; and what drifted."""

@@ -1,0 +1,44 @@
+"""The replayed requests as a dataset: the same bytes for the same traces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.data.pandas_dataset import PandasDataset
+
+    from slmflow.monitoring.traces import Row
+
+
+def lines_of(rows: list[Row]) -> bytes:
+    """The rows as JSON lines."""
+    lines = [json.dumps(asdict(row), sort_keys=True, ensure_ascii=False) for row in rows]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def digest_of(rows: list[Row]) -> str:
+    """The sha256 of those lines, as 64 hexadecimal digits."""
+    return hashlib.sha256(lines_of(rows)).hexdigest()
+
+
+def dataset_of(rows: list[Row], source: str, name: str) -> PandasDataset:
+    """What `mlflow.log_input` takes; `source` is where the lines are. MLflow keeps 36 digits of a digest."""
+    import mlflow
+    import pandas as pd
+
+    table: list[dict[str, Any]] = [
+        {
+            "id": row.id,
+            "request": json.dumps(row.request, sort_keys=True, ensure_ascii=False),
+            "answer": row.production.text,
+        }
+        for row in rows
+    ]
+    digest = digest_of(rows)[:36]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a local path may be read by two of MLflow's classes, which are one
+        return mlflow.data.from_pandas(pd.DataFrame(table), source=source, name=name, digest=digest)

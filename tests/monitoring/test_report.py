@@ -1,0 +1,90 @@
+"""The report is a pure function of the replay, shows what it was given as text, and says when it cannot tell."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from slmflow.monitoring.call import Call
+from slmflow.monitoring.replay import Replay, as_json, conclusion
+from slmflow.monitoring.report import html, markdown
+from slmflow.monitoring.traces import Row, Traces
+
+MACHINE = {"cpu": "a <cpu>", "cores": "2", "threads": "2", "system": "Linux"}
+
+
+def call(text, tokens=50, refusal=False):
+    return Call(text, 10, tokens, 0.5, False, False, refusal)
+
+
+def made(count, production, champion, challenger=None, redacted=()):
+    rows = [
+        Row(
+            f"tr-{at}",
+            at * 1000,
+            "m-1",
+            {"prompt": f"<script>{at}|"},
+            production(at),
+            {"EMAIL": 1} if at in redacted else {},
+        )
+        for at in range(count)
+    ]
+    roles = {"champion": champion} | ({"challenger": challenger} if challenger else {})
+    answers = {role: {row.id: say(at) for at, row in enumerate(rows)} for role, say in roles.items()}
+    traces = Traces(rows, count + 2, Counter({"not finished": 2}))
+    return Replay("Default", traces, {role: f"{role} 1" for role in roles}, answers, ["A <note>."], MACHINE)
+
+
+def same(at):
+    return call(f"<b>{at}")
+
+
+def test_nothing_drifts_where_everybody_says_the_same():
+    replay = made(60, same, same, same)
+    said = conclusion(replay.comparisons())
+    assert (
+        said
+        == "Production did not drift over time; the champion answers as production did; the challenger as the champion."
+    )
+
+
+def test_each_drift_is_named_with_its_numbers():
+    replay = made(100, lambda at: call("a", refusal=at >= 70), same, lambda at: call("a", tokens=20))
+    said = conclusion(replay.comparisons())
+    assert "production drifted over time in refusals (0.0 % → 60.0 %)" in said[0].lower() + said[1:]
+    assert "the champion differs from production in refusals (30.0 % → 0.0 %)" in said
+    assert "the challenger differs from the champion in answer tokens (50 → 20)" in said
+
+
+def test_few_calls_are_said_to_be_too_few():
+    replay = made(3, same, same)
+    assert conclusion(replay.comparisons()) == (
+        "Newer against older: too few calls to test; champion against production: too few calls to test."
+    )
+    assert "Too few calls to test." in markdown(replay)
+    assert html(made(1, same, same))
+
+
+def test_requests_that_were_redacted_do_not_count_against_the_champion():
+    replay = made(60, same, lambda at: call("x", tokens=5) if at < 30 else same(at), redacted=range(30))
+    assert conclusion(replay.comparisons()).endswith("the champion answers as production did.")
+    assert replay.comparisons()[1].identical == 1.0
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_the_page_is_one_file_and_shows_markup_as_text(count):
+    replay = made(count, same, same, lambda at: call("<i>other"))
+    page = html(replay)
+    assert page == html(replay)
+    assert "<script" not in page
+    assert not re.findall(r"(?:src|href)=[\"']?(?!/#/)", page)
+    for shown in ("&lt;script&gt;0", "&lt;i&gt;other", "a &lt;cpu&gt;", "A &lt;note&gt;.", "2 not finished"):
+        assert shown in page
+
+
+def test_the_json_holds_every_test_and_what_was_left_out():
+    report = as_json(made(60, same, same, same, redacted={3}))
+    assert report["skipped"] == {"not finished": 2}
+    assert report["redacted"] == {"EMAIL": 1}
+    assert [one["name"] for one in report["comparisons"]] == ["over time", "champion now", "challenger"]
+    assert all(test["p_holm"] == 1 for one in report["comparisons"] for test in one["tests"])
