@@ -211,5 +211,6 @@ if __name__ == "__main__":
     if any(word.removeprefix("traces=") for word in sys.argv[1:] if word.startswith("traces=")):
         from slmflow.commands import replay
 
-        sys.exit(exit_status("evaluate", lambda: replay.run(sys.argv[1:])))
+        again = "interrupted; the same command goes on where it stopped"
+        sys.exit(exit_status("evaluate", lambda: replay.run(sys.argv[1:]), again))
     sys.exit(main("evaluate", words))

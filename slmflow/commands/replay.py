@@ -60,7 +60,7 @@ def run(argv: list[str]) -> int:
             raise SlmflowError(
                 f"traces={words['traces']}: none of {traces.read} can be replayed: {why or 'none'}"
             )
-        print(f"  {len(traces.rows)} requests of {traces.read} traces", flush=True)
+        print("\n".join([f"  {len(traces.rows)} requests of {traces.read} traces", *notes]), flush=True)
         with contextlib.ExitStack() as stack:
             answers = {}
             labels = {}

@@ -56,6 +56,7 @@ def markdown(replay: Replay) -> str:
     parts = [conclusion(comparisons), *replay.notes, _lines([("", ""), *facts(replay)])]
     for one in comparisons:
         parts += [f"## {TITLES[one.name]}", _lines(tests(one)) if one.tests else "Too few calls to test."]
+        parts += [said] if (said := same_answers(one)) else []
     parts += [RULE, "## Figures", _lines(figures(replay)), of_machines(replay)]
     return "\n\n".join(parts) + "\n"
 
@@ -91,6 +92,13 @@ def tests(one: Comparison) -> Table:
     return rows
 
 
+def same_answers(one: Comparison) -> str:
+    """How many answers are identical; empty where that was not asked."""
+    if one.identical is None:
+        return ""
+    return f"{100 * one.identical:.1f} % of the answers are the same, letter by letter."
+
+
 def effect(test: Test) -> str:
     """Points of a share, or relative change."""
     return f"{100 * test.effect:+.1f} {'points' if test.figure in SHARES else '%'}"
@@ -122,16 +130,15 @@ def of_machines(replay: Replay) -> str:
 
 
 def _said_of(one: Comparison) -> str:
+    said = same_answers(one)
     if not one.tests:
-        return "<p>Too few calls to test.</p>"
+        return f"<p>Too few calls to test. {said}</p>"
     head, *rows = tests(one)
     cells = [
         tuple(f'<b class="drifted">{escape(cell)}</b>' if cell == "drifted" else escape(cell) for cell in row)
         for row in rows
     ]
-    said = card.table(cells, tuple(map(escape, head)))
-    if one.identical is not None:
-        said += f"<p>{100 * one.identical:.1f} % of the answers are the same, letter by letter.</p>"
+    said = card.table(cells, tuple(map(escape, head))) + f"<p>{said}</p>"
     if one.untested:
         named = ", ".join(map(titled, one.untested))
         said += f"<p>Too few values to test: {escape(named)}.</p>"
