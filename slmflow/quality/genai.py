@@ -1,6 +1,6 @@
 """Generated answers under `mlflow.genai.evaluate`: a trace an item, judged by our own scorers on its page.
 
-The verdicts are those of `slmflow.quality.tasks`. This road costs about 0.3 s an item more (docs/evaluate.md)
+The verdicts are those of `slmflow.quality.tasks`. This road costs some 0.25 s an item more (docs/evaluate.md)
 and shows each answer with its verdict in MLflow's pages.
 """
 
