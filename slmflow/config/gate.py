@@ -37,7 +37,7 @@ class LoadTest(Enum):
     """Where a packaged model is loaded and asked for a few tokens before it is registered."""
 
     linked = "linked"
-    """In an environment of its packaged requirements alone, linked from here; `clean` where that cannot be."""
+    """In an environment of its packaged requirements alone, linked from here; else as `clean`."""
     clean = "clean"
     """In an environment of its packaged requirements alone, installed by uv or pip."""
     here = "here"

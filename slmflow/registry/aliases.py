@@ -131,14 +131,16 @@ def repair(client: MlflowClient, name: str, is_intact: Intact) -> list[str]:
         if now.champion not in (intent.champion, intent.target):
             client.delete_registered_model_tag(name, INTENT_TAG)
             said.append(f"{name}: champion was set by hand during an interrupted move; it stays")
-        elif exists(client, name, intent.target):
+        elif now.champion == intent.target or _is_whole(client, name, intent.target, is_intact):
             _carry_out(client, name, intent)
             said.append(f"{name}: an interrupted move of champion to v{intent.target} was finished")
         else:
             before = intent.before if intent.before and exists(client, name, intent.before) else None
             _set(client, name, PREVIOUS, before, now.previous)
             client.delete_registered_model_tag(name, INTENT_TAG)
-            said.append(f"{name}: an interrupted move to v{intent.target}, which is gone, was taken back")
+            said.append(
+                f"{name}: an interrupted move to v{intent.target}, which is gone or damaged, was taken back"
+            )
         now = standing(client, name)
     if now.champion is None and now.previous and _is_whole(client, name, now.previous, is_intact):
         _move(client, name, Intent(_token(), now.previous, None, None, now.previous))
@@ -190,7 +192,10 @@ def _refusals(name: str) -> Iterator[None]:
 def _carry_out(client: MlflowClient, name: str, intent: Intent) -> None:
     """All that a move writes, each only where it is not done yet. Raises Moved when it is not ours to do."""
     with _refusals(name):
-        for alias, number in ((PREVIOUS, intent.previous), (CHAMPION, intent.target)):
+        previous = intent.previous
+        if previous is not None and not exists(client, name, previous):  # deleted by hand since
+            previous = None
+        for alias, number in ((PREVIOUS, previous), (CHAMPION, intent.target)):
             now = _read_back(client, name, intent)
             if now is None:
                 return

@@ -127,7 +127,7 @@ def _link(folder: Path, found: list[Distribution]) -> None:
 
 
 def _link_file(source: Path, place: Path) -> None:
-    """A hard link, which takes no room and outlives an upgrade here; to another file system a symbolic one."""
+    """A hard link, which takes no room and outlives an upgrade; to another file system a symbolic one."""
     if place.exists():  # a file that two distributions bring
         return
     try:
@@ -139,6 +139,12 @@ def _link_file(source: Path, place: Path) -> None:
 
 
 def _install(folder: Path, requirements: str) -> None:
+    count = len(requirements.split())
+    print(
+        f"  the {count} packaged requirements are installed for the load test, once; this may take minutes "
+        "(gate.load_test=here does without)",
+        flush=True,
+    )
     listed = folder / "requirements.txt"
     listed.write_text(requirements)
     python = str(python_of(folder))

@@ -48,12 +48,6 @@ def _environment(requirements: str, wanted: LoadTest) -> tuple[Path, str]:
         linked = linked_environment(requirements)
         if linked is not None:
             return linked, "linked from here"
-    count = len(requirements.split())
-    print(
-        f"  load test: an environment of the {count} packaged requirements, installed once; this may take "
-        "minutes (gate.load_test=here does without)",
-        flush=True,
-    )
     return installed_environment(requirements), "installed"
 
 

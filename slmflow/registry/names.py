@@ -14,8 +14,14 @@ def registered_name(model: str, candidate: str, registry: str) -> str:
     """`<model>-<candidate>`, checked against the registry that its URI names.
 
     In Unity Catalog a name has three parts, `catalog.schema.model`, none with a dot of its own. Raises
-    SlmflowError when `model` is not of that form there.
+    SlmflowError when `model` is not of that form there, and for the open Unity Catalog, whose client in
+    MLflow 3.17.2 (uc_oss_rest_store.py) implements neither aliases nor tags.
     """
+    if re.match(r"uc(:|$)", registry):
+        raise SlmflowError(
+            f"MLFLOW_REGISTRY_URI={registry}: MLflow sets no aliases and no tags in the open Unity Catalog; "
+            "name databricks-uc, a server, or a database"
+        )
     if is_catalog(registry) and not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", model):
         raise SlmflowError(
             f"model.name={model}: Unity Catalog ({registry}) takes three parts without further dots; "
@@ -25,8 +31,8 @@ def registered_name(model: str, candidate: str, registry: str) -> str:
 
 
 def is_catalog(registry: str) -> bool:
-    """Whether a registry URI names a Unity Catalog."""
-    return re.match(r"(databricks-uc|uc)(:|$)", registry) is not None
+    """Whether a registry URI names the Unity Catalog of Databricks."""
+    return re.match(r"databricks-uc(:|$)", registry) is not None
 
 
 def registry_tags(tags: dict[str, str], registry: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from slmflow.registry.aliases import CHALLENGER, CHAMPION, ROLLED_BACK_TAG, Intact, promote, standing
-from slmflow.registry.names import registry_tags, tag_key
+from slmflow.registry.names import is_catalog, registry_tags, tag_key
 from slmflow.workflow.locks import held
 
 FINGERPRINT_TAG = "slmflow.fingerprint"
@@ -96,14 +96,15 @@ def find(client: MlflowClient, name: str, fingerprint: str, is_intact: Intact) -
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Every version of a registered model with its tags, oldest first.
 
-    Searched by the name alone, and asked for its tags where the answer has none: Unity Catalog's search
-    takes one condition and leaves the tags out.
+    Searched by the name alone, and in Unity Catalog asked for one by one: the search there
+    takes one condition, and its answers raise when they are asked for tags.
     """
+    bare = is_catalog(mlflow.get_registry_uri())
     found: list[ModelVersion] = []
     token: str | None = None
     while True:
         page = client.search_model_versions(f"name = '{name}'", page_token=token)
-        found += [v if v.tags else client.get_model_version(name, v.version) for v in page]
+        found += [client.get_model_version(name, v.version) if bare else v for v in page]
         token = page.token
         if not token:
             return sorted(found, key=lambda version: int(version.version))

@@ -16,6 +16,7 @@ from slmflow.registry.aliases import (
     roll_back,
     standing,
 )
+from slmflow.registry.versions import FINGERPRINT_TAG, Content, register
 from tests.registry.conftest import NAME, whole
 
 WRITES = (
@@ -25,6 +26,8 @@ WRITES = (
     "delete_registered_model_alias",
     "set_model_version_tag",
     "delete_model_version_tag",
+    "create_registered_model",
+    "create_model_version",
 )
 
 
@@ -166,22 +169,22 @@ def dies_after(writes, folder, work):
     child = os.fork()
     if child == 0:
         try:
-            uri = f"sqlite:///{folder}/./mlflow.db"
-            client, done = MlflowClient(uri, uri), 0
+            mlflow.set_tracking_uri(f"sqlite:///{folder}/./mlflow.db")
+            done = 0
 
             def counted(method):
-                def call(*arguments):
+                def call(*arguments, **words):
                     nonlocal done
                     if done == writes:
                         os.kill(os.getpid(), signal.SIGKILL)
-                    method(*arguments)
                     done += 1
+                    return method(*arguments, **words)
 
                 return call
 
             for name in WRITES:
-                setattr(client, name, counted(getattr(client, name)))
-            work(client)
+                setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
+            work(MlflowClient())
             os._exit(0)
         finally:
             os._exit(1)
@@ -236,15 +239,34 @@ def test_a_repair_killed_anywhere_is_itself_repaired(make_versions, store, write
     assert aliases(client) == ("3", "2", None)
 
 
-def test_an_interrupted_promotion_of_a_version_that_is_deleted_is_taken_back(make_versions, store):
+TAKEN_BACK = [f"{NAME}: an interrupted move to v3, which is gone or damaged, was taken back"]
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_an_interrupted_promotion_of_a_version_that_is_gone_or_damaged_is_taken_back(
+    make_versions, store, deleted
+):
     client = make_versions(3)
     promoted(client, "1", "2")
     assert dies_after(2, store, lambda other: promote(other, NAME, "3", "2", whole))
-    client.delete_model_version(NAME, "3")
-    assert repair(client, NAME, whole) == [
-        f"{NAME}: an interrupted move to v3, which is gone, was taken back"
-    ]
+    if deleted:
+        client.delete_model_version(NAME, "3")
+    assert repair(client, NAME, lambda version: str(version.version) != "3") == TAKEN_BACK
     assert aliases(client) == ("2", "1", None)
+
+
+def test_an_interrupted_promotion_whose_previous_was_deleted_is_finished_without_it(make_versions, store):
+    """The champion was damaged, so an older version was to stay `previous`; then a hand deleted that one."""
+    client = make_versions(3)
+    promoted(client, "1", "2")
+
+    def sound(version):
+        return str(version.version) != "2"
+
+    assert dies_after(1, store, lambda other: promote(other, NAME, "3", "2", sound))
+    client.delete_model_version(NAME, "1")
+    repair(client, NAME, sound)
+    assert aliases(client) == ("3", None, None)
 
 
 def test_a_champion_set_by_hand_during_an_interrupted_move_stays(make_versions, store):
@@ -254,3 +276,39 @@ def test_a_champion_set_by_hand_during_an_interrupted_move_stays(make_versions, 
     client.set_registered_model_alias(NAME, "champion", "4")
     repair(client, NAME, whole)
     assert aliases(client) == ("4", "2", None)
+
+
+@pytest.fixture
+def registered(client):
+    """A function that registers one content as a run does."""
+    model_id = client.create_logged_model("0").model_id
+
+    def run(client):
+        repair(client, NAME, whole)
+        content = Content(NAME, model_id, "0" * 32, {FINGERPRINT_TAG: "f", "gate": "pass"}, "")
+        return register(content, standing(client, NAME).champion, whole, promotes=True)
+
+    return run
+
+
+@pytest.mark.parametrize("writes", range(9))
+def test_a_registration_killed_anywhere_is_finished_by_registering_again_with_one_version(
+    make_versions, store, writes, registered
+):
+    client = make_versions(1)
+    promoted(client, "1")
+    killed = dies_after(writes, store, registered)
+    # The model, the version, challenger; intent, previous, champion, challenger, intent.
+    assert killed == (writes < 8)
+    assert standing(client, NAME).champion == ("1" if writes < 6 else "2")
+    assert registered(client).version == "2"
+    assert aliases(client) == ("2", "1", None)
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 2
+
+
+def test_the_first_registration_killed_anywhere_is_finished_by_the_next(store, client, registered):
+    writes = 0
+    while dies_after(writes, store, registered):
+        writes += 1
+    assert aliases(client) == ("1", None, None)
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1

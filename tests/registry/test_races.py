@@ -58,6 +58,7 @@ def test_two_processes_of_one_host_promote_one_after_the_other(make_versions, st
     assert settled(client).intent is None
 
 
+@pytest.mark.slow
 def test_two_hosts_on_one_store_leave_one_champion_at_every_moment(make_versions, store):
     """Locks of their own, as on two hosts: they see each other by reading back only."""
     client = make_versions(3)
@@ -68,6 +69,7 @@ def test_two_hosts_on_one_store_leave_one_champion_at_every_moment(make_versions
     settled(client)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_another_promotes_is_repaired(make_versions, store):
     client = make_versions(3)
     client.set_registered_model_alias(NAME, "champion", "1")

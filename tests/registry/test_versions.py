@@ -5,13 +5,15 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities.model_registry.model_version_search import ModelVersionSearch
+from mlflow.store.entities import PagedList
 
 from slmflow.config import PackageConfig
 from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import log_onnx_model
 from slmflow.registry.aliases import Moved, roll_back, standing
 from slmflow.registry.names import is_catalog, registered_name, registry_tags
-from slmflow.registry.versions import FINGERPRINT_TAG, Content, register
+from slmflow.registry.versions import FINGERPRINT_TAG, Content, find, register
 from slmflow.workflow.evidence import refuse_incomplete
 from tests.registry.conftest import NAME, whole
 
@@ -167,13 +169,35 @@ def test_a_model_with_weights_and_a_signature_is_complete_and_one_without_is_ref
         refuse_incomplete(bare.model_id)
 
 
-@pytest.mark.parametrize("registry", ["databricks-uc", "databricks-uc://profile", "uc:http://localhost:8080"])
+@pytest.mark.parametrize("registry", ["databricks-uc", "databricks-uc://profile"])
 def test_unity_catalog_takes_three_parts_and_says_so_otherwise(registry):
     assert is_catalog(registry)
     assert registered_name("main.slm.smollm2-135m", "onnx", registry) == "main.slm.smollm2-135m-onnx"
     for name in ("smollm2-135m", "main.slm.qwen3-0.6b", "slm.smollm2"):
         with pytest.raises(SlmflowError, match=r"give model.name=<catalog>.<schema>.<model>"):
             registered_name(name, "onnx", registry)
+
+
+def test_the_open_unity_catalog_is_refused_as_it_has_no_aliases():
+    with pytest.raises(SlmflowError, match="no aliases and no tags in the open Unity Catalog"):
+        registered_name("main.slm.smollm2", "onnx", "uc:http://localhost:8080")
+
+
+def test_versions_whose_search_tells_no_tags_are_asked_for_one_by_one(make_versions, monkeypatch):
+    """As in Unity Catalog, whose search answers with ModelVersionSearch."""
+    client = make_versions(3)
+    client.set_model_version_tag(NAME, "3", "slmflow_fingerprint", "f1")
+    real = MlflowClient.search_model_versions
+
+    def bare(*arguments, **words):
+        page = real(*arguments, **words)
+        found = [ModelVersionSearch(v.name, v.version, v.creation_timestamp) for v in page]
+        assert not isinstance(found[0].tags, dict), "a method that raises"
+        return PagedList(found, page.token)
+
+    monkeypatch.setattr(MlflowClient, "search_model_versions", bare)
+    monkeypatch.setattr(mlflow, "get_registry_uri", lambda: "databricks-uc")
+    assert str(find(client, NAME, "f1", whole).version) == "3"
 
 
 def test_unity_catalog_takes_fewer_characters_in_tags():
