@@ -61,10 +61,10 @@ def measure_tasks(candidate: Candidate, items: Items, journal: Path) -> list[Row
     """
     from tqdm import tqdm
 
-    _check_lengths(candidate, items)
-    known = {row.id: row for row in _read(journal)}
+    check_lengths(candidate, items)
+    known = {row.id: row for row in rows_in(journal)}
     with journal.open("w", encoding="utf-8") as file:
-        file.writelines(_line(row) for row in known.values())
+        file.writelines(line_of(row) for row in known.values())
         with tqdm(desc="  tasks", total=len(items.rows), initial=len(known)) as bar:
             for group in _groups(items.rows):
                 # Whole groups, so that a batch never depends on where an earlier run stopped.
@@ -72,7 +72,7 @@ def measure_tasks(candidate: Candidate, items: Items, journal: Path) -> list[Row
                     continue
                 rows = [row for row in _asked(candidate, group) if row.id not in known]
                 known |= {row.id: row for row in rows}
-                file.writelines(map(_line, rows))
+                file.writelines(map(line_of, rows))
                 file.flush()
                 bar.update(len(rows))
     return [known[item.id] for item in items.rows]
@@ -138,7 +138,8 @@ def _choose(candidate: Candidate, item: Item) -> Row:
     return Row(item.id, item.kind, chosen == right, choices[chosen], choices[right], per_byte == right)
 
 
-def _check_lengths(candidate: Candidate, items: Items) -> None:
+def check_lengths(candidate: Candidate, items: Items) -> None:
+    """Raises SlmflowError naming the first item that the candidate's context cannot hold."""
     for item in items.rows:
         if item.kind == "multiple_choice":
             texts = [f"{item.prompt} {choice}" for choice in item.fields["choices"]]
@@ -193,7 +194,8 @@ def judged(item: Item, said: str) -> Row:
     return Row(item.id, item.kind, correct, said, expected)
 
 
-def _line(row: Row) -> str:
+def line_of(row: Row) -> str:
+    """A row as a line of a journal."""
     return json.dumps(asdict(row)) + "\n"
 
 
@@ -209,7 +211,8 @@ def _flips(rows: list[Row], theirs: dict[str, bool]) -> dict[str, float | None]:
     return {"flips": share, "flips_se": error}
 
 
-def _read(journal: Path) -> list[Row]:
+def rows_in(journal: Path) -> list[Row]:
+    """The whole rows of a journal, up to a torn line; none where there is no file."""
     rows = []
     for line in journal.read_bytes().splitlines() if journal.exists() else []:
         try:
