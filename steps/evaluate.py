@@ -151,7 +151,7 @@ def _measure(
         measured["fidelity"] = _fidelity(context, candidate, windows, logged, journal) if compared else None
         journal.close()
     if "tasks" in keys:
-        measured["tasks"] = _tasks(context, candidate, Journal(keys["tasks"]))
+        measured["tasks"] = _tasks(context, candidate, model_id, Journal(keys["tasks"]))
     if "cost" in keys:
         with quiet():
             cost = measure_speed(candidate, prompt, config.new_tokens, config.repeats)
@@ -187,9 +187,11 @@ def _fidelity(
     return figures
 
 
-def _tasks(context: Context, candidate: Candidate, journal: Journal) -> dict[str, Any] | None:
+def _tasks(context: Context, candidate: Candidate, model_id: str, journal: Journal) -> dict[str, Any] | None:
     """Answer the items; leave a row an item. None where none are wanted."""
+    from slmflow.quality.genai import log_items, trace_answers
     from slmflow.quality.items import read_items
+    from slmflow.quality.judge import make_judge
     from slmflow.quality.tasks import figures, measure_tasks, rows_of, table
     from slmflow.workflow import runs
 
@@ -197,6 +199,10 @@ def _tasks(context: Context, candidate: Candidate, journal: Journal) -> dict[str
     if wanted == "none":
         return None
     items = read_items(wanted)
+    log_items(items, wanted, model_id)
+    if context.config.evaluate.traces:
+        judge = context.config.evaluate.judge
+        trace_answers(candidate, items, journal.items, model_id, make_judge(judge) if judge else None)
     rows = measure_tasks(candidate, items, journal.items)
     write_json(context.outputs / "items.json", table(rows))
     journal.close()

@@ -15,6 +15,10 @@ class EvaluateConfig:
     """`shipped`, or the path of a UTF-8 text file."""
     items: str = "shipped"
     """Task items: `shipped`, `none`, the path of a JSONL file, or `dataset:<name>` for one of MLflow's."""
+    traces: bool = False
+    """Ask the items under `mlflow.genai.evaluate`: a trace an item, at some 0.25 s more each."""
+    judge: str = ""
+    """A model that judges the traced answers too, such as `openai:/gpt-4.1-mini`; needs `traces`."""
     window: int = 512
     """Tokens of one window; its second half is scored, as llama.cpp does."""
     windows: int = 5
@@ -29,6 +33,8 @@ class EvaluateConfig:
             absolute("evaluate.text", self.text)
         if self.items not in ("shipped", "none") and not self.items.startswith("dataset:"):
             absolute("evaluate.items", self.items)
+        if self.judge and not self.traces:
+            raise ValueError(f"evaluate.judge={self.judge}: set evaluate.traces=true, which it judges")
         in_range("evaluate.window", self.window, 8)
         for key in ("windows", "prompt_tokens", "repeats"):
             in_range(f"evaluate.{key}", getattr(self, key), 1)

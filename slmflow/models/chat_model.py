@@ -75,8 +75,12 @@ class ChatModel(PythonModel):
         return logits
 
     def generate_exactly(self, ids: list[int], new_tokens: int) -> Iterator[int]:
-        """A greedy answer of exactly `new_tokens`, token by token: for speed measurements."""
+        """A greedy answer of exactly `new_tokens`, token by token."""
         return self.runtime.tokens(ids, Sampling(max_tokens=new_tokens, ignore_eos=True))
+
+    def token_times(self, ids: list[int], new_tokens: int) -> list[float]:
+        """Seconds from the call to each token of a greedy answer of exactly `new_tokens`."""
+        return self.runtime.token_times(ids, Sampling(max_tokens=new_tokens, ignore_eos=True))
 
     def record_trace(self, request: Request, answer: Any, whole: Any, began: int) -> None:
         """Leave a trace of a call that a server made through `runtime`; `began` in ns since 1970."""

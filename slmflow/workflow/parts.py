@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PARTS = ("fidelity", "tasks", "cost")
 CONFIG = {
     "fidelity": ("evaluate.window", "evaluate.windows"),
-    "tasks": (),
+    "tasks": ("evaluate.traces", "evaluate.judge"),
     "cost": ("evaluate.prompt_tokens", "evaluate.new_tokens", "evaluate.repeats"),
 }
 

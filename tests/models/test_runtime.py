@@ -175,6 +175,14 @@ def test_tokens_for_measurements_are_read_anew_each_time(runtime):
     assert runtime.scheduler.stats()["cached_tokens_total"] == before
 
 
+def test_times_of_tokens_are_told_for_each_and_rise_though_nobody_listens(runtime):
+    times = runtime.token_times([5, 6], Sampling(max_tokens=60, ignore_eos=True))
+    assert len(times) == 60
+    assert times == sorted(times)
+    assert len(set(times)) == 60
+    assert times[-1] - times[0] > 0.001
+
+
 def test_a_deadline_ends_a_request_and_frees_the_engine(tiny_onnx):
     runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous", timeout=0.001))
     with pytest.raises(TimedOutError, match="no whole answer within"):

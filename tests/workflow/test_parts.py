@@ -16,6 +16,8 @@ INGREDIENTS = {
         "evaluate.prompt_tokens": 64,
         "evaluate.new_tokens": 64,
         "evaluate.repeats": 3,
+        "evaluate.traces": False,
+        "evaluate.judge": "",
     },
 }
 LOGGED = {"candidate": "onnx", "fingerprint": "f", "model_id": "m-1"}
@@ -52,6 +54,7 @@ def config(**values):
         ({**INGREDIENTS, "installed": {"numpy": "3"}}, LOGGED, REFERENCE, {"fidelity", "tasks", "cost"}),
         (config(windows=6), LOGGED, REFERENCE, {"fidelity"}),
         (config(repeats=4), LOGGED, REFERENCE, {"cost"}),
+        (config(traces=True), LOGGED, REFERENCE, {"tasks"}),
         ({**INGREDIENTS, "identity": {"text": "t", "items": "j"}}, LOGGED, REFERENCE, {"tasks"}),
         ({**INGREDIENTS, "identity": {"text": "u", "items": "i"}}, LOGGED, REFERENCE, {"fidelity", "cost"}),
     ],

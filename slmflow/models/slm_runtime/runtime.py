@@ -114,6 +114,24 @@ class Runtime:
             if piece.sampled is not None:
                 yield piece.sampled.token
 
+    def token_times(self, ids: list[int], sampling: Sampling) -> list[float]:
+        """Seconds from the call to each new token, noted where it is drawn: a consumer may come late."""
+        times: list[float] = []
+        ended: queue.SimpleQueue[End] = queue.SimpleQueue()
+        self.engine.description.check_length(ids, sampling.max_tokens)
+        began = time.perf_counter()
+
+        def note(told: Piece | End) -> None:
+            if isinstance(told, End):
+                ended.put(told)
+            else:
+                times.append(time.perf_counter() - began)
+
+        self.submit(Request("prompt", ids, sampling, deterministic=True), note)
+        if (error := ended.get().error) is not None:
+            raise error
+        return times
+
     def close(self) -> None:
         """End the scheduler; running requests are told."""
         self._finalizer()
