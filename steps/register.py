@@ -13,109 +13,175 @@ changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.exceptions import MlflowException
+from mlflow import MlflowClient
 
-from slmflow.config import GateMode
+from slmflow.config import GateMode, Promote
 from slmflow.errors import SlmflowError
 from slmflow.files import write_json
-from slmflow.registry.gate import Verdict, judge
-from slmflow.registry.versions import FINGERPRINT_TAG, Registered, register
+from slmflow.registry.admission import refuse_licence
+from slmflow.registry.aliases import Moved, repair, standing
+from slmflow.registry.evidence import description_of, evidence_tags
+from slmflow.registry.gate import Champion, Verdict, judge
+from slmflow.registry.load_test import load_test
+from slmflow.registry.names import registered_name
+from slmflow.registry.versions import Content, Registered, register, registry_lock
 from slmflow.workflow import runs
-from slmflow.workflow.locks import held
+from slmflow.workflow.evidence import champion_of, digests_of, is_intact, refuse_incomplete
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
+    from pathlib import Path
+
+    from mlflow.entities import Run
 
     from slmflow.workflow.step import Context
 
 CANDIDATES = {"onnx": "onnx_run", "pipeline": "pipeline_run"}
 """Candidate, which is also the suffix of its registered model, to the parameter with its evaluation."""
+ATTEMPTS = 3
+"""Times that a decision is made anew because another host moved the champion meanwhile."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One evaluated model."""
+
+    registered_name: str
+    evaluation: dict[str, Any]
+    evaluate_run: Run
+    logged_run: Run
+    logged: dict[str, Any]
+    model_id: str
+    folder: Path
+    """The LoggedModel's files."""
 
 
 def work(context: Context) -> None:
     """Judge first; nothing is registered unless every candidate may be."""
-    mode = context.config.gate.mode
-    evaluations = _evaluations(context)
-    verdicts = {name: judge(evaluation, context.config.gate) for name, evaluation in evaluations.items()}
-    misses = [f"{v.candidate}: {check}" for v in verdicts.values() for check in v.misses]
-    registered: dict[str, Registered] = {}
-    if not (misses and mode is GateMode.enforce):
-        for name, evaluation in evaluations.items():
-            registered[name] = _register(context, name, evaluation, verdicts[name])
-    outcome = {
-        "mode": mode.value,
-        "verdicts": {name: verdict.as_dict() for name, verdict in verdicts.items()},
-        "registered": {name: asdict(version) for name, version in registered.items()},
-    }
-    write_json(context.outputs / "gate.json", outcome)
-    if misses and mode is GateMode.enforce:
-        mlflow.log_artifact(str(context.outputs / "gate.json"))
-        raise SlmflowError(f"the gate was missed, nothing is registered: {'; '.join(misses)}")
+    given = [name for name, parameter in CANDIDATES.items() if parameter in context.upstream]
+    candidates = {name: _candidate(context, name) for name in given}
+    _decide(context, candidates, _champions(candidates))
+    for name, candidate in candidates.items():
+        refuse_incomplete(candidate.model_id)
+        loads = load_test(candidate.folder, candidate.evaluation["fingerprint"], context.config.gate)
+        print(f"  {name}: {loads}", flush=True)
+    for attempt in range(ATTEMPTS):
+        try:
+            with contextlib.ExitStack() as locks:
+                for candidate in candidates.values():  # in one order everywhere: no two wait for each other
+                    locks.enter_context(registry_lock(candidate.registered_name))
+                registered = _register_all(context, candidates)
+            break
+        except Moved:
+            if attempt == ATTEMPTS - 1:
+                raise
     for version in registered.values():
         alias = f" @{version.alias}" if version.alias else ""
-        print(
-            f"  {version.name} v{version.version}{alias}{'' if version.created else ' (was there already)'}"
-        )
+        known = "" if version.created else " (was there already)"
+        print(f"  {version.name} v{version.version}{alias}{known}")
+        if version.rolled_back:
+            print(
+                f"  it was rolled back on {version.rolled_back} and stays so; to promote it all the same: "
+                f"mlflow run . -e promote -P model={version.name} -P version={version.version}"
+            )
 
 
-def _evaluations(context: Context) -> dict[str, dict[str, Any]]:
-    found = {}
-    for name, parameter in CANDIDATES.items():
-        if parameter in context.upstream:
-            evaluation = runs.json_artifact(context.upstream[parameter], "evaluation.json")
-            if evaluation["candidate"] != name:
-                raise SlmflowError(f"{parameter}: that run evaluated the {evaluation['candidate']} candidate")
-            found[name] = evaluation
-    return found
-
-
-def _register(context: Context, name: str, evaluation: dict[str, Any], verdict: Verdict) -> Registered:
-    evaluate_run = context.upstream[CANDIDATES[name]]
+def _candidate(context: Context, name: str) -> Candidate:
+    parameter = CANDIDATES[name]
+    evaluate_run = context.upstream[parameter]
+    evaluation = runs.json_artifact(evaluate_run, "evaluation.json")
+    if evaluation["candidate"] != name:
+        raise SlmflowError(f"{parameter}: that run evaluated the {evaluation['candidate']} candidate")
     logged_run = runs.upstream_of(evaluate_run, "logged_run")
-    model_id, _ = runs.model_of(logged_run)
     logged = runs.json_artifact(logged_run, "logged.json")
-    judged = context.config.gate.mode is not GateMode.off
-    alias = "champion" if verdict.passed or not judged else "challenger"
-    figures = {**(evaluation["fidelity"] or {}), **evaluation["cost"]}
-    tags = {
-        FINGERPRINT_TAG: evaluation["fingerprint"],
-        "source": logged["source"],
-        "commit": str(logged["commit"]),
-        "licence": logged["licence"],
-        "source_digest": logged["source_digest"],
-        "precision": logged["precision"],
-        **{f"gguf.{key}": str(value) for key, value in (logged["gguf"] or {}).items()},
-        "gate": verdict.word if judged else "not judged",
-        "evaluate_run": evaluate_run.info.run_id,
-        **{f"metric.{key}": f"{value:.6g}" for key, value in figures.items()},
+    refuse_licence(logged["licence"], context.config.gate)
+    in_registry = registered_name(context.config.model.name, name, mlflow.get_registry_uri())
+    model_id, folder = runs.model_of(logged_run)
+    return Candidate(in_registry, evaluation, evaluate_run, logged_run, logged, model_id, folder)
+
+
+def _register_all(context: Context, candidates: dict[str, Candidate]) -> dict[str, Registered]:
+    """Under the locks: repair, judge against the champions of now, register."""
+    for candidate in candidates.values():
+        for line in repair(MlflowClient(), candidate.registered_name, is_intact):
+            print(f"  {line}")
+    seen = _champions(candidates)
+    verdicts = _decide(context, candidates, seen)
+    gate = context.config.gate
+    judged = gate.mode is not GateMode.off
+    registered = {}
+    for name, candidate in candidates.items():
+        verdict = verdicts[name]
+        promotes = not judged or (verdict.passed and gate.promote is Promote.auto)
+        content = _content(candidate, verdict if judged else None, context)
+        registered[name] = register(content, seen[name], is_intact, promotes=promotes)
+    _write(context, verdicts, registered)
+    return registered
+
+
+def _champions(candidates: dict[str, Candidate]) -> dict[str, str | None]:
+    client = MlflowClient()
+    return {name: standing(client, c.registered_name).champion for name, c in candidates.items()}
+
+
+def _decide(
+    context: Context, candidates: dict[str, Candidate], seen: dict[str, str | None]
+) -> dict[str, Verdict]:
+    """Every candidate's verdict. Raises SlmflowError, gate.json logged, when the gate enforces a miss."""
+    gate = context.config.gate
+    verdicts = {}
+    for name, candidate in candidates.items():
+        champion: Champion | None = None
+        notes: list[str] = []
+        if (number := seen[name]) is not None and gate.mode is not GateMode.off:
+            champion, notes = champion_of(candidate.registered_name, number)
+        verdict = judge(candidate.evaluation, gate, champion)
+        verdicts[name] = Verdict(verdict.candidate, verdict.checks, verdict.notes + notes)
+    misses = [f"{v.candidate}: {check}" for v in verdicts.values() for check in v.misses]
+    if misses and gate.mode is GateMode.enforce:
+        _write(context, verdicts, {})
+        mlflow.log_artifact(str(context.outputs / "gate.json"))
+        raise SlmflowError(f"the gate was missed, nothing is registered: {'; '.join(misses)}")
+    return verdicts
+
+
+def _write(context: Context, verdicts: dict[str, Verdict], registered: dict[str, Registered]) -> None:
+    gate = context.config.gate
+    outcome = {
+        "mode": gate.mode.value,
+        "promote": gate.promote.value,
+        "load_test": gate.load_test.value,
+        "verdicts": {name: verdict.as_dict() for name, verdict in verdicts.items()},
+        "registered": {name: version.as_dict() for name, version in registered.items()},
     }
-    checks = "; ".join(str(check) for check in verdict.checks)
-    own = logged["gguf"]
-    what = f"{own['name']} ({own['quantisation']}), " if own else ""
-    description = (
-        f"{what}{logged['source']} at {logged['commit']}, {logged['precision']}. "
-        f"Gate: {tags['gate']}. {checks}."
+    write_json(context.outputs / "gate.json", outcome)
+
+
+def _content(candidate: Candidate, verdict: Verdict | None, context: Context) -> Content:
+    active = mlflow.active_run()
+    assert active is not None
+    run_ids = {
+        "evaluate_run": candidate.evaluate_run.info.run_id,
+        "logged_run": candidate.logged_run.info.run_id,
+        "register_run": active.info.run_id,
+    }
+    tags = evidence_tags(
+        candidate.evaluation, candidate.logged, verdict, digests_of(candidate.evaluate_run), run_ids
     )
-    registered_name = f"{context.config.model.name}-{name}"
-    with held(f"register {runs.store_name()} {registered_name}"):
-        return register(
-            registered_name, model_id, logged_run.info.run_id, tags, description, alias, _is_intact
-        )
-
-
-def _is_intact(version: ModelVersion) -> bool:
-    """Whether a version's model still holds what was logged; checked by the index of the run that did."""
-    try:
-        runs.model_of(mlflow.get_run(version.run_id))
-    except (SlmflowError, MlflowException):
-        return False
-    return True
+    experiment = candidate.evaluate_run.info.experiment_id
+    return Content(
+        candidate.registered_name,
+        candidate.model_id,
+        candidate.logged_run.info.run_id,
+        tags,
+        description_of(candidate.logged, verdict, run_ids, experiment),
+    )
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def own_homes(tmp_path_factory):
     """No test reads or writes the user's caches, and none may ask a hub."""
     home = tmp_path_factory.mktemp("home")
     os.environ.update(HF_HOME=str(home / "hf"), HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
+    os.environ["SLMFLOW_ENVIRONMENTS"] = str(home / "environments")
     os.environ.pop("MLFLOW_RUN_ID", None)
     return home
 

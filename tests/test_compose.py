@@ -98,7 +98,7 @@ def test_types_are_those_of_the_schema():
     [
         ({"model": "phi5"}, r"model=phi5 is unknown: allowed are .*smollm2_135m"),
         ({"export": "int3"}, r"export=int3 is unknown: allowed are .*int8_cpu"),
-        ({"overrides": "gate=strict"}, r"gate=strict is unknown: allowed are default"),
+        ({"overrides": "gate=strict"}, r"gate=strict is unknown: allowed are enforce, off, warn"),
         ({"overrides": "+experiment=none"}, r"experiment=none is unknown: allowed are .*tiny"),
         ({"overrides": "exprot=int8_cpu"}, r"exprot=int8_cpu: there is no such key; did you mean export\?"),
         ({"export": "int8_cpu", "overrides": "export.blok_size=16"}, r"did you mean export\.block_size\?"),

@@ -23,6 +23,7 @@ from slmflow.workflow.shell import parse_words
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+PARAMETERS = ("run_ids",)
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -31,7 +32,7 @@ def run(argv: list[str]) -> int:
     from slmflow.compose import compose
     from slmflow.workflow.evaluations import evaluation_of, log_comparison
 
-    given = parse_words("compare", argv, ("run_ids",)).get("run_ids", "")
+    given = parse_words("compare", argv, PARAMETERS).get("run_ids", "")
     ids = list(dict.fromkeys(word for word in re.split(r"[\s,]+", given) if word))
     bad = next((word for word in ids if not _ID.fullmatch(word)), None)
     if not ids or bad is not None:

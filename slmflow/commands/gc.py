@@ -21,6 +21,7 @@ from tqdm import tqdm
 from slmflow.artifacts import folder_of
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import files_under
+from slmflow.registry.versions import versions_of
 from slmflow.workflow import runs
 from slmflow.workflow.command import command_run
 from slmflow.workflow.plan import KIND_TAG, STEP_TAG, upstream_tag
@@ -53,13 +54,10 @@ def lineage(kept: set[str], by_id: dict[str, Run]) -> set[str]:
     return reached
 
 
-def versions_of(client: MlflowClient) -> list[ModelVersion]:
+def all_versions(client: MlflowClient) -> list[ModelVersion]:
     """Every version of every registered model."""
-    return [
-        version
-        for model in pages(client.search_registered_models)
-        for version in pages(client.search_model_versions, f"name = '{model.name}'")
-    ]
+    models = pages(client.search_registered_models)
+    return [version for model in models for version in versions_of(client, model.name)]
 
 
 def evidence_of(versions: list[ModelVersion]) -> set[str]:
@@ -106,7 +104,7 @@ def run(argv: list[str]) -> int:
         ]
         running = [found for found in ours if found.info.status == "RUNNING"]
         ids = {found.info.run_id for found in running}
-        versions = versions_of(client)
+        versions = all_versions(client)
         kept = evidence_of(versions) | ids
         kept |= {found.info.run_id for found in ours if found.data.tags.get(runs.PARENT_TAG) in ids}
         kept |= {item["run_id"] for found in running for item in runs.items_of(found) if item["run_id"]}

@@ -26,7 +26,8 @@ from slmflow.config.export import (
     Precision,
     Provider,
 )
-from slmflow.config.judgement import EvaluateConfig, GateConfig, GateMode, Threshold
+from slmflow.config.gate import GateConfig, GateMode, LoadTest, Promote, Threshold
+from slmflow.config.judgement import EvaluateConfig
 from slmflow.config.monitoring import MonitoringConfig
 from slmflow.config.source import (
     AdapterConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "GgufExport",
     "HubSource",
     "Level",
+    "LoadTest",
     "LocalSource",
     "Method",
     "MlflowSource",
@@ -61,6 +63,7 @@ __all__ = [
     "PackageConfig",
     "PrebuiltExport",
     "Precision",
+    "Promote",
     "Provider",
     "RandomSource",
     "SourceConfig",

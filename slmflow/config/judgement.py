@@ -1,25 +1,10 @@
-"""How a candidate is judged: what is measured, and what it must reach."""
+"""How a candidate is judged: what is measured."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 
-from omegaconf import MISSING
-
-from slmflow.config.export import Precision
 from slmflow.config.ranges import absolute, in_range
-
-
-class GateMode(Enum):
-    """What `register` does with a candidate that misses a threshold."""
-
-    off = "off"
-    """Promotes unjudged."""
-    warn = "warn"
-    """Registers with the alias `challenger` only."""
-    enforce = "enforce"
-    """Registers nothing and exits with status 1."""
 
 
 @dataclass
@@ -48,31 +33,3 @@ class EvaluateConfig:
         for key in ("windows", "prompt_tokens", "repeats"):
             in_range(f"evaluate.{key}", getattr(self, key), 1)
         in_range("evaluate.new_tokens", self.new_tokens, 2)
-
-
-@dataclass
-class Threshold:
-    """Limits for models up to a size, at some precisions."""
-
-    max_parameters: float = float("inf")
-    precisions: list[Precision] = field(default_factory=list)
-    """Precisions that this row is for; empty is all."""
-    max_kl: float = MISSING
-    min_top1: float = MISSING
-
-    def __post_init__(self) -> None:
-        in_range("gate.thresholds.max_kl", self.max_kl, 0)
-        in_range("gate.thresholds.min_top1", self.min_top1, 0, 1)
-
-
-@dataclass
-class GateConfig:
-    """What a candidate must reach to become champion."""
-
-    mode: GateMode = GateMode.enforce
-    thresholds: list[Threshold] = field(default_factory=list)
-    """The first row that fits a candidate's size and precision judges its fidelity."""
-    min_decode_tokens_per_second: float = 0.0
-
-    def __post_init__(self) -> None:
-        in_range("gate.min_decode_tokens_per_second", self.min_decode_tokens_per_second, 0)

@@ -11,16 +11,17 @@ A row of the file is a JSON object with `id`, `kind`, and the fields of its kind
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 from slmflow.files import canonical_digest
-from slmflow.quality.rules import RULES
+from slmflow.quality.rules import RULES, normalised
 
 SHIPPED = Path(__file__).parents[1] / "data" / "tasks.jsonl"
 FIELDS: dict[str, dict[str, type]] = {
@@ -71,7 +72,7 @@ def read_items(name: str) -> Items:
         return _dataset(name)
     path = SHIPPED if name == "shipped" else Path(name)
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise SlmflowError(f"evaluate.items={name}: cannot be read: {error.strerror}") from None
     rows = [(f"line {number}", _object(line)) for number, line in enumerate(lines, 1) if line.strip()]
@@ -115,7 +116,7 @@ def _checked(name: str, rows: Sequence[tuple[str, dict[str, Any] | str]]) -> Ite
 
 def _object(line: bytes) -> dict[str, Any] | str:
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError:
         return "it is not UTF-8"
     except (ValueError, RecursionError):
@@ -125,6 +126,12 @@ def _object(line: bytes) -> dict[str, Any] | str:
 
 def _problem(row: dict[str, Any]) -> str:
     """What is wrong with a row; empty for a good one."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "it holds half of a surrogate pair, which no tokenizer can read"
+    except RecursionError:
+        return "it is nested too deeply"
     if not isinstance(row.get("id"), str) or not row["id"]:
         return "id must be a text that is not empty"
     known = FIELDS.get(row["kind"]) if isinstance(row.get("kind"), str) else None
@@ -136,7 +143,8 @@ def _problem(row: dict[str, Any]) -> str:
             return f"{field[:40]!r} is not a field of kind {row['kind']}"
         if field not in row:
             return f"{field} is missing"
-        if not isinstance(row[field], known[field]) or isinstance(row[field], bool) or row[field] in ("", []):
+        value = row[field].strip() if isinstance(row[field], str) else row[field]
+        if not isinstance(value, known[field]) or isinstance(value, bool) or value in ("", []):
             return f"{field} must be a {known[field].__name__} that is not empty"
     return _PROBLEMS[row["kind"]](row)
 
@@ -157,11 +165,13 @@ def _of_rules(row: dict[str, Any]) -> str:
             return f"{rule['rule']} takes no value"
         if kind is not None and (type(value) is not kind or not value):
             return f"{rule['rule']} takes a value of type {kind.__name__} that is not empty"
+        if isinstance(value, int) and value < 1:
+            return f"{rule['rule']} takes a value of at least 1"
         if rule["rule"] == "matches":
             try:
                 re.compile(str(value))
-            except re.error as error:
-                return f"matches: {error}"
+            except (re.error, OverflowError, RecursionError) as error:
+                return f"matches: {first_line(error)}"
     return ""
 
 
@@ -170,9 +180,46 @@ def _of_schema(row: dict[str, Any]) -> str:
 
     try:
         jsonschema.Draft202012Validator.check_schema(row["schema"])
+        return _of_references(row["schema"])
     except jsonschema.SchemaError as error:
-        return f"schema: {str(error.message)[:100]}"
+        return f"schema: {first_line(error)[:100]}"
+    except RecursionError:
+        return "schema: it is nested too deeply"
+
+
+def _of_references(schema: dict[str, Any]) -> str:
+    """Refuses what would be fetched from elsewhere, or found missing only when an answer is judged."""
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except (Unresolvable, ValueError):
+            return f"schema: $ref {reference[:60]!r} points to nothing within the schema"
     return ""
+
+
+def _references(part: Any) -> Iterator[str]:
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    if isinstance(part, dict) and isinstance(part.get("$ref"), str):
+        yield part["$ref"]
+    for value in inner:
+        yield from _references(value)
+
+
+def _of_answers(row: dict[str, Any]) -> str:
+    if not _texts(row["answers"]):
+        return "answers must be texts that are not empty"
+    empty = next((answer for answer in row["answers"] if not normalised(answer)), None)
+    # It would be equal to an answer that says nothing.
+    return "" if empty is None else f"answers: {empty[:40]!r} is only articles and punctuation"
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _texts(values: list[Any]) -> bool:
@@ -181,7 +228,7 @@ def _texts(values: list[Any]) -> bool:
 
 _PROBLEMS = {
     "multiple_choice": _of_choices,
-    "closed": lambda row: "" if _texts(row["answers"]) else "answers must be texts that are not empty",
+    "closed": _of_answers,
     "instruction": _of_rules,
     "json": _of_schema,
 }

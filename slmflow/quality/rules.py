@@ -48,13 +48,16 @@ def is_valid_json(answer: str, schema: dict[str, Any]) -> bool:
     fenced = _FENCE.findall(answer)
     try:
         value = json.loads(fenced[0] if len(fenced) == 1 else answer, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
+    except (ValueError, RecursionError):  # too deep an answer, or a schema that only refers to itself
         return False
-    return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
 
 
 def normalised(answer: str) -> str:
-    """As SQuAD's exact match compares: no case, punctuation or articles, single spaces (arXiv 1606.05250)."""
+    """As SQuAD's exact match compares: no case, punctuation or articles, single spaces (arXiv 1606.05250).
+
+    Where SQuAD deletes punctuation a space stands here: "twenty-four" equals "twenty four".
+    """
     bare = re.sub(r"[^\w\s°]", " ", answer.casefold())
     return " ".join(word for word in bare.split() if word not in ("a", "an", "the"))
 

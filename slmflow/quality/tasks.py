@@ -10,17 +10,19 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slmflow.errors import SlmflowError
+from slmflow.quality.candidates import plain_text
 from slmflow.quality.rules import is_valid_json, keeps, normalised
 
 if TYPE_CHECKING:
-    from slmflow.quality.candidates import Candidate
+    from slmflow.quality.candidates import Candidate, Chat
     from slmflow.quality.items import Item, Items
 
 NEW_TOKENS = {"closed": 12, "instruction": 64, "json": 64}
@@ -55,16 +57,20 @@ def measure_tasks(candidate: Candidate, items: Items, journal: Path) -> list[Row
     """Ask every item, in order; a row an item.
 
     Rows are appended to `journal` as they come, and those found there are not asked again; what follows a
-    torn line is.
+    torn line is. Raises SlmflowError, before anything is asked, naming an item that the context cannot hold.
     """
     from tqdm import tqdm
 
+    _check_lengths(candidate, items)
     known = {row.id: row for row in _read(journal)}
     with journal.open("w", encoding="utf-8") as file:
         file.writelines(_line(row) for row in known.values())
         with tqdm(desc="  tasks", total=len(items.rows), initial=len(known)) as bar:
-            for group in _groups([item for item in items.rows if item.id not in known]):
-                rows = _asked(candidate, group)
+            for group in _groups(items.rows):
+                # Whole groups, so that a batch never depends on where an earlier run stopped.
+                if all(item.id in known for item in group):
+                    continue
+                rows = [row for row in _asked(candidate, group) if row.id not in known]
                 known |= {row.id: row for row in rows}
                 file.writelines(map(_line, rows))
                 file.flush()
@@ -110,7 +116,8 @@ def rows_of(table: dict[str, Any]) -> list[Row]:
 
 def log_likelihoods(candidate: Candidate, context: str, continuations: list[str]) -> list[float]:
     """Ln P(continuation | context) of each, tokenised with the context as lm-evaluation-harness does."""
-    start = len(candidate.encode(context))
+    # White space at the context's end belongs to the continuation, as there.
+    start = len(candidate.encode(context.rstrip()))
     sums = []
     for continuation in continuations:
         ids = candidate.encode(context + continuation)
@@ -131,7 +138,22 @@ def _choose(candidate: Candidate, item: Item) -> Row:
     return Row(item.id, item.kind, chosen == right, choices[chosen], choices[right], per_byte == right)
 
 
-def _groups(items: list[Item]) -> Iterator[list[Item]]:
+def _check_lengths(candidate: Candidate, items: Items) -> None:
+    for item in items.rows:
+        if item.kind == "multiple_choice":
+            texts = [f"{item.prompt} {choice}" for choice in item.fields["choices"]]
+        else:
+            texts = [plain_text(chat_of(item))]
+        # At least: the chat template's own tokens come on top.
+        longest = max(len(candidate.encode(text)) for text in texts) + NEW_TOKENS.get(item.kind, 0)
+        if longest > candidate.context_length:
+            raise SlmflowError(
+                f"item {item.id!r} needs {longest} tokens with its answer, the model's context holds "
+                f"{candidate.context_length}: shorten it, or set evaluate.items=none"
+            )
+
+
+def _groups(items: Sequence[Item]) -> Iterator[list[Item]]:
     """Neighbours of one kind, few enough to be answered together."""
     for kind, run in itertools.groupby(items, lambda item: item.kind):
         size = 1 if kind == "multiple_choice" else TOGETHER
@@ -143,14 +165,18 @@ def _asked(candidate: Candidate, group: list[Item]) -> list[Row]:
     kind = group[0].kind
     if kind == "multiple_choice":
         return [_choose(candidate, item) for item in group]
+    answers = candidate.answers([chat_of(item) for item in group], NEW_TOKENS[kind])
+    return [judged(item, said) for item, said in zip(group, answers, strict=True)]
+
+
+def chat_of(item: Item) -> Chat:
+    """The messages that ask an item whose answer is generated."""
     shown = [
         {"role": role, "content": text}
-        for pair in (SHOWN if kind == "closed" else ())
+        for pair in (SHOWN if item.kind == "closed" else ())
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    chats = [[*shown, {"role": "user", "content": item.prompt}] for item in group]
-    answers = candidate.answers(chats, NEW_TOKENS[kind])
-    return [judged(item, said) for item, said in zip(group, answers, strict=True)]
+    return [*shown, {"role": "user", "content": item.prompt}]
 
 
 def judged(item: Item, said: str) -> Row:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from slmflow.registry.aliases import CHALLENGER, CHAMPION, ROLLED_BACK_TAG, Intact, promote, standing
+from slmflow.registry.names import is_catalog, registry_tags, tag_key
+from slmflow.workflow.locks import held
+
 FINGERPRINT_TAG = "slmflow.fingerprint"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is to be registered, with the evidence for it."""
+
+    name: str
+    """The registered model's name."""
+    model_id: str
+    run_id: str
+    """The run that logged the model."""
+    tags: dict[str, str]
+    """Among them FINGERPRINT_TAG, and `gate`, the gate's word."""
+    description: str
 
 
 @dataclass(frozen=True)
@@ -19,73 +39,102 @@ class Registered:
     name: str
     version: str
     alias: str
-    """The alias that this run gave or found; empty for none."""
+    """`champion` or `challenger`; empty for neither."""
     created: bool
     """False when the same content was registered before."""
     logged_run: str
     """The run that logged the version's model."""
+    rolled_back: str = ""
+    """When somebody rolled it back, and so why it is not promoted; empty for never."""
+
+    def as_dict(self) -> dict[str, str | bool]:
+        """For `gate.json`."""
+        return asdict(self)
 
 
-def register(
-    name: str,
-    model_id: str,
-    run_id: str,
-    tags: dict[str, str],
-    description: str,
-    alias: str,
-    is_intact: Callable[[ModelVersion], bool],
-) -> Registered:
-    """Make sure that the registry has this content under `name`, with `alias` on it.
+@contextlib.contextmanager
+def registry_lock(name: str) -> Iterator[None]:
+    """Keep this host's other processes from this registered model."""
+    with held(f"registry {mlflow.get_registry_uri()} {name}"):
+        yield
 
-    A version whose fingerprint tag is the same holds the same content: it is kept, with the evidence
-    that it was registered on, unless the gate says something else of it today. A `challenger` that
-    becomes `champion` is challenger no more. A version whose model is not intact is passed over: the
-    content gets a new one. Where another host made the same version meanwhile, the lower number stays.
+
+def register(content: Content, champion: str | None, is_intact: Intact, *, promotes: bool) -> Registered:
+    """Make sure that the registry has this content; as champion where it is promoted, else as challenger.
+
+    A version whose fingerprint tag is the same holds the same content: it is kept, with the evidence that
+    it was registered on, unless the gate says something else of it today. A version whose model is not
+    intact is passed over: the content gets a new one. Where another host made the same version meanwhile,
+    the lower number stays. A champion stays champion, and what was rolled back is promoted by hand only.
+
+    `champion` is the one that the decision was made on. Raises Moved when there is another one now.
     """
-    client = MlflowClient()
-    version = find(client, name, tags[FINGERPRINT_TAG], is_intact)
+    client, name = MlflowClient(), content.name
+    version, created = _ensure_version(client, content, is_intact)
+    number, rolled_back = str(version.version), str(version.tags.get(ROLLED_BACK_TAG, ""))
+    now = standing(client, name)
+    if not rolled_back and number != now.champion:
+        if now.challenger != number:
+            client.set_registered_model_alias(name, CHALLENGER, number)
+        if promotes:
+            promote(client, name, number, champion, is_intact)
+    now = standing(client, name)
+    places = {CHAMPION: now.champion, CHALLENGER: now.challenger}
+    alias = next((alias for alias, place in places.items() if place == number), "")
+    return Registered(name, number, alias, created, str(version.run_id), rolled_back)
+
+
+def find(client: MlflowClient, name: str, fingerprint: str, is_intact: Intact) -> ModelVersion | None:
+    """The oldest version of `name` with this content whose model is intact, if there is one."""
+    key = tag_key(FINGERPRINT_TAG, mlflow.get_registry_uri())
+    for version in versions_of(client, name):
+        if version.tags.get(key) == fingerprint and is_intact(version):
+            return version
+    return None
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Every version of a registered model with its tags, oldest first.
+
+    Searched by the name alone, and in Unity Catalog asked for one by one: the search there
+    takes one condition, and its answers raise when they are asked for tags.
+    """
+    bare = is_catalog(mlflow.get_registry_uri())
+    found: list[ModelVersion] = []
+    token: str | None = None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        found += [client.get_model_version(name, v.version) if bare else v for v in page]
+        token = page.token
+        if not token:
+            return sorted(found, key=lambda version: int(version.version))
+
+
+def _ensure_version(client: MlflowClient, content: Content, is_intact: Intact) -> tuple[ModelVersion, bool]:
+    """The version with this content and today's evidence, and whether it was made now."""
+    name, fingerprint = content.name, content.tags[FINGERPRINT_TAG]
+    tags = registry_tags(content.tags, mlflow.get_registry_uri())
+    version = find(client, name, fingerprint, is_intact)
     created = version is None
     if version is None:
         _ensure_model(client, name)
         version = client.create_model_version(
             name,
-            source=f"models:/{model_id}",
-            run_id=run_id,
+            source=f"models:/{content.model_id}",
+            run_id=content.run_id,
             tags=tags,
-            description=description,
-            model_id=model_id,
+            description=content.description,
+            model_id=content.model_id,
         )
-        first = find(client, name, tags[FINGERPRINT_TAG], is_intact)
+        first = find(client, name, fingerprint, is_intact)
         if first is not None and int(first.version) < int(version.version):
             client.delete_model_version(name, version.version)
             version, created = first, False
     if not created and version.tags.get("gate") != tags["gate"]:
         for key, value in tags.items():
             client.set_model_version_tag(name, version.version, key, value)
-        client.update_model_version(name, version.version, description)
-    number = str(version.version)
-    if alias and alias_target(client, name, alias) != number:
-        client.set_registered_model_alias(name, alias, number)
-    if alias == "champion" and alias_target(client, name, "challenger") == number:
-        client.delete_registered_model_alias(name, "challenger")
-    return Registered(name, number, alias, created, str(version.run_id))
-
-
-def find(
-    client: MlflowClient, name: str, fingerprint: str, is_intact: Callable[[ModelVersion], bool]
-) -> ModelVersion | None:
-    """The oldest version of `name` with this content whose model is intact, if there is one."""
-    found = client.search_model_versions(f"name = '{name}' and tag.`{FINGERPRINT_TAG}` = '{fingerprint}'")
-    found = sorted(found, key=lambda version: int(version.version))
-    return next((version for version in found if is_intact(version)), None)
-
-
-def alias_target(client: MlflowClient, name: str, alias: str) -> str | None:
-    """The version that an alias stands on, None when there is none."""
-    try:
-        return str(client.get_model_version_by_alias(name, alias).version)
-    except MlflowException:
-        return None
+        client.update_model_version(name, version.version, content.description)
+    return version, created
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from slmflow.backends.local import Child
 from slmflow.errors import SlmflowError
+from slmflow.registry.admission import refuse_early
 from slmflow.workflow import launch, report, runs
 from slmflow.workflow.liveness import (
     HEARTBEAT_TAG,
@@ -50,6 +51,9 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
     os.environ.setdefault("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
     # The registry URI is not handed down by MLflow, unlike the tracking URI.
     os.environ.setdefault("MLFLOW_REGISTRY_URI", mlflow.get_registry_uri())
+    if step == "register":
+        for variant in variants:
+            refuse_early(variant.composition.config, mlflow.get_registry_uri())
     with beating(parent.info.run_id):
         store = open_store(parent.info.experiment_id)
         reap(parent)

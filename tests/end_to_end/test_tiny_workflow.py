@@ -241,19 +241,47 @@ def test_an_onnx_model_is_not_evaluated_without_its_reference(workflow, client):
     assert "slmflow evaluate: reference_run is missing" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("mode", "alias", "gate"), [("warn", "challenger", "miss"), ("off", "champion", "not judged")]
-)
-def test_a_miss_is_registered_as_challenger_by_warn_and_as_champion_by_off(
-    workflow, client, mode, alias, gate
-):
-    """Last in the file: it changes what the registry says of the version."""
+@pytest.mark.parametrize(("mode", "gate"), [("warn", "miss"), ("off", "not judged")])
+def test_a_champion_that_misses_today_stays_and_its_evidence_says_so(workflow, client, mode, gate):
+    """Last but one in the file: it changes what the registry says of the version."""
     store, _ = workflow
     (parent, *_) = drivers(client)
     by_name = {child.info.run_name: child.info.run_id for child in runs.children(parent)}
     ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
-    words = f"overrides=gate.min_decode_tokens_per_second=1e9 gate.mode={mode}"
+    words = f"overrides=gate.min_decode_tokens_per_second=1e9 gate={mode}"
     done = run_project(["-e", "register", "-P", words, *ids], store)
     assert done.returncode == 0, done.stderr
-    version = client.get_model_version_by_alias("tiny-phi3-onnx", alias)
+    version = client.get_model_version_by_alias("tiny-phi3-onnx", "champion")
     assert (str(version.version), version.tags["gate"]) == ("1", gate)
+
+
+def test_a_challenger_is_promoted_rolled_back_and_not_promoted_again_by_a_run(workflow, client):
+    """Last in the file: the registry gets a second version."""
+    store, _ = workflow
+    words = ["-P", "model=tiny_phi3", "-P", "overrides=package.max_tokens=7 gate.promote=manual"]
+    made = run_project(words, store)
+    assert made.returncode == 0, made.stderr
+    assert "tiny-phi3-onnx v2 @challenger" in made.stdout
+
+    def aliases():
+        found = client.get_registered_model("tiny-phi3-onnx").aliases
+        return {alias: str(version) for alias, version in found.items()}
+
+    assert aliases() == {"champion": "1", "challenger": "2"}
+    done = run_project(["-e", "promote", "-P", "model=tiny-phi3-onnx"], store)
+    assert "tiny-phi3-onnx: v2 is champion, previous is v1" in done.stdout, done.stderr
+    assert aliases() == {"champion": "2", "previous": "1"}
+    done = run_project(["-e", "rollback", "-P", "model=tiny-phi3-onnx"], store)
+    assert "tiny-phi3-onnx: champion v2 → v1; previous is v2" in done.stdout, done.stderr
+    again = run_project([*words[:-1], "overrides=package.max_tokens=7"], store)
+    assert again.returncode == 0, again.stderr
+    assert "it was rolled back on" in again.stdout
+    assert aliases() == {"champion": "1", "previous": "2"}
+    assert {run.data.tags["slmflow.kind"] for run in client.search_runs(["0"])} == {
+        "driver",
+        "step",
+        "command",
+    }
+    wrong = run_project(["-e", "rollback", "-P", "model=nobody"], store)
+    assert wrong.returncode != 0
+    assert "slmflow rollback: model=nobody: " in wrong.stderr

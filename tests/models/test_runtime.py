@@ -168,6 +168,13 @@ def test_the_next_turn_of_a_chat_reads_only_what_is_new(ask):
     assert second["choices"][0]["message"] == fresh["choices"][0]["message"]
 
 
+def test_tokens_for_measurements_are_read_anew_each_time(runtime):
+    before = runtime.scheduler.stats()["cached_tokens_total"]
+    prompt = list(range(5, 69))
+    assert tokens(runtime, prompt, max_tokens=4) == tokens(runtime, prompt, max_tokens=4)
+    assert runtime.scheduler.stats()["cached_tokens_total"] == before
+
+
 def test_a_deadline_ends_a_request_and_frees_the_engine(tiny_onnx):
     runtime = Runtime(tiny_onnx, Options("tiny", engine="continuous", timeout=0.001))
     with pytest.raises(TimedOutError, match="no whole answer within"):

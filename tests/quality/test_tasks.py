@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from hypothesis import strategies as st
 
 from slmflow.errors import SlmflowError
 from slmflow.quality.items import SHIPPED, Item, read_items
-from slmflow.quality.rules import is_valid_json, keeps, normalised
+from slmflow.quality.rules import RULES, is_valid_json, keeps, normalised
 from slmflow.quality.tasks import Row, figures, judged, log_likelihoods, measure_tasks, rows_of, table
 
 GOOD = {"id": "a", "kind": "closed", "question": "What?", "answers": ["this"]}
 CHOICE = {"id": "c", "kind": "multiple_choice", "question": "Q?", "choices": ["x", "y"], "answer": 1}
 RULE = {"id": "r", "kind": "instruction", "prompt": "p", "rules": [{"rule": "contains", "value": "b"}]}
+DEEP = '{"id": "j", "kind": "json", "prompt": "p", "schema": ' + '{"not": ' * 900 + "{}" + "}" * 901 + "\n"
 SCHEMA = {"id": "j", "kind": "json", "prompt": "p", "schema": {"type": "object"}}
 
 
@@ -44,6 +47,14 @@ def test_the_shipped_items_are_many_balanced_and_right_by_their_own_rules():
             assert not all(judged(item, said).correct for said in probes), item.id
 
 
+def test_every_shipped_instruction_and_schema_accepts_a_right_answer():
+    right = json.loads((Path(__file__).parent / "right_answers.json").read_text())
+    asked = {item.id: item for item in read_items("shipped").rows if item.kind in ("instruction", "json")}
+    assert set(right) == set(asked)
+    for name, item in asked.items():
+        assert judged(item, right[name]).correct, name
+
+
 @pytest.mark.parametrize(
     ("row", "why"),
     [
@@ -66,6 +77,16 @@ def test_the_shipped_items_are_many_balanced_and_right_by_their_own_rules():
         ({**RULE, "rules": [{"rule": "lines", "value": "2"}]}, "lines takes a value of type int"),
         ({**RULE, "rules": [{"rule": "matches", "value": "("}]}, "matches: "),
         ({**SCHEMA, "schema": {"type": "thing"}}, "schema: "),
+        ({**SCHEMA, "schema": {"$ref": "http://127.0.0.1:9/x.json"}}, "points to nothing within"),
+        ({**SCHEMA, "schema": {"items": {"$ref": "#/$defs/no"}}}, "'#/$defs/no' points to nothing"),
+        (DEEP, "line 2: schema: it is nested too deeply"),
+        ({**SCHEMA, "schema": {"const": math.nan}}, "line 2: it is not JSON"),
+        ({**RULE, "rules": [{"rule": "matches", "value": "a{99999999999}"}]}, "repetition number"),
+        ({**RULE, "rules": [{"rule": "matches", "value": "(" * 3000 + ")" * 3000}]}, "matches: "),
+        ({**RULE, "rules": [{"rule": "lines", "value": -1}]}, "a value of at least 1"),
+        ({**GOOD, "id": "b", "question": "  "}, "question must be"),
+        ({**GOOD, "id": "b", "answers": ["b", "The!"]}, "'The!' is only articles"),
+        ({**CHOICE, "choices": ["\ud800", "x"]}, "half of a surrogate pair"),
     ],
 )
 def test_a_wrong_row_is_named_by_its_line_and_field(tmp_path, row, why):
@@ -80,6 +101,41 @@ def test_no_file_and_no_row_are_refused(tmp_path):
         read_items(str(tmp_path / "nowhere.jsonl"))
     with pytest.raises(SlmflowError, match="there is no item"):
         read(tmp_path / "items.jsonl", "\n\n")
+
+
+FIELD = st.sampled_from(("id", "kind", "question", "text", "choices", "answer", "answers", "prompt")) | (
+    st.sampled_from(("rules", "rule", "value", "schema", "$ref", "type", "items", "pattern", "required"))
+)
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from(list(RULES)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELD, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def altered(row):
+    """The row with some of its fields changed, gone or new."""
+    changed = st.dictionaries(FIELD, ANY, max_size=2)
+    left = st.sets(st.sampled_from(list(row)), min_size=len(row) - 1)
+    return st.builds(lambda kept, new: {key: row[key] for key in row if key in kept} | new, left, changed)
+
+
+@given(st.lists(st.sampled_from([GOOD, CHOICE, RULE, SCHEMA]).flatmap(altered), min_size=1, max_size=3))
+def test_a_row_altered_anyhow_is_read_and_judged_or_refused_by_its_line(tmp_path_factory, altered_rows):
+    path = tmp_path_factory.getbasetemp() / "altered.jsonl"
+    try:
+        items = read(path, *altered_rows)
+    except SlmflowError as refused:
+        assert re.search(r", line [123]: \S", str(refused))
+        assert len(str(refused).splitlines()) == 1
+        return
+    assert len(items.rows) == len(altered_rows)
+    measure_tasks(Letters(), items, path.with_suffix(f".{items.digest}"))
 
 
 @given(st.binary(max_size=300))
@@ -127,6 +183,8 @@ def test_the_digest_is_of_what_is_asked_and_not_of_how_it_is_written(tmp_path):
 class Letters:
     """A candidate that knows letters: a token a character, each twice as likely as the next in the alphabet."""
 
+    context_length = 10_000
+
     def __init__(self):
         self.asked = 0
 
@@ -166,6 +224,42 @@ def test_the_journal_is_gone_on_with_and_a_torn_line_asked_again(tmp_path):
     assert candidate.asked == 2
     assert measure_tasks(candidate, items, journal) == whole
     assert candidate.asked == 2
+
+
+def test_a_batch_is_asked_whole_again_so_that_it_does_not_depend_on_where_an_earlier_run_stopped(tmp_path):
+    class Batches(Letters):
+        def answers(self, chats, new_tokens):
+            return [f"one of {len(chats)}" for _ in chats]
+
+    items = read(tmp_path / "items.jsonl", *({**GOOD, "id": str(at)} for at in range(11)))
+    whole = measure_tasks(Batches(), items, tmp_path / "journal")
+    assert {row.answer for row in whole} == {"one of 8", "one of 3"}
+    for kept in range(11):
+        journal = tmp_path / f"journal-{kept}"
+        journal.write_text("".join((tmp_path / "journal").read_text().splitlines(keepends=True)[:kept]))
+        assert measure_tasks(Batches(), items, journal) == whole
+
+
+def test_an_item_that_the_context_cannot_hold_is_named_before_anything_is_asked(tmp_path):
+    candidate = Letters()
+    candidate.context_length = 200
+    items = read(tmp_path / "items.jsonl", CHOICE, {**RULE, "prompt": "long " * 40})
+    with pytest.raises(SlmflowError, match="item 'r' needs 2.. tokens with its answer"):
+        measure_tasks(candidate, items, tmp_path / "journal")
+    assert candidate.asked == 0
+    assert not (tmp_path / "journal").exists()
+
+
+def test_white_space_at_the_end_of_a_context_is_scored_with_the_choice():
+    candidate = Letters()
+    (with_space,) = log_likelihoods(candidate, "Q: ", ["z"])
+    (without,) = log_likelihoods(candidate, "Q:", [" z"])
+    assert with_space == without
+
+
+def test_file_of_another_system_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "items.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n")
+    assert read_items(str(tmp_path / "items.jsonl")).rows[0].id == "a"
 
 
 def rows(*correct):

@@ -106,10 +106,10 @@ class Runtime:
         yield from answer.last_chunks()
 
     def tokens(self, ids: list[int], sampling: Sampling) -> Iterator[int]:
-        """New token ids, one by one, without the end-of-text token."""
+        """New token ids, one by one, without the end-of-text token; alone, and nothing of a prompt reused."""
         self.engine.description.check_length(ids, sampling.max_tokens)
         heard: queue.SimpleQueue[Piece | End] = queue.SimpleQueue()
-        job, _ = self.submit(Request("prompt", ids, sampling), heard.put)
+        job, _ = self.submit(Request("prompt", ids, sampling, deterministic=True), heard.put)
         for piece in _pieces(heard, job):
             if piece.sampled is not None:
                 yield piece.sampled.token

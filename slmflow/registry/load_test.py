@@ -1,0 +1,71 @@
+"""Whether a packaged model loads and answers where only its requirements are installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slmflow.config import LoadTest
+from slmflow.errors import SlmflowError
+from slmflow.registry.environment import installed_environment, last_line, linked_environment, python_of
+
+if TYPE_CHECKING:
+    from slmflow.config import GateConfig
+
+PROBE = Path(__file__).with_name("probe.py")
+PASSED = "passed"
+"""Folder in an environment with a file for each content that passed in it, named by its fingerprint."""
+KEPT = ("LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+"""Variables that the fresh process keeps of this one's."""
+
+
+def load_test(folder: Path, fingerprint: str, gate: GateConfig) -> str:
+    """Load the model and ask for a few tokens in a fresh process; returns what was done, in some words.
+
+    A content that passed in an environment passes there without being asked again. Raises SlmflowError
+    when the environment cannot be made, or the model does not load or answer in it.
+    """
+    if gate.load_test is LoadTest.off:
+        return "not tested"
+    if gate.load_test is LoadTest.here:
+        _probe(Path(sys.executable), folder, "a fresh process of this environment")
+        return "loads in a fresh process of this environment"
+    environment, how = _environment((folder / "requirements.txt").read_text(), gate.load_test)
+    passed = environment / PASSED / fingerprint
+    if not passed.exists():
+        _probe(python_of(environment), folder, f"an environment of its requirements alone ({environment})")
+        passed.parent.mkdir(exist_ok=True)
+        passed.touch()
+    return f"loads in an environment of its requirements alone, {how}"
+
+
+def _environment(requirements: str, wanted: LoadTest) -> tuple[Path, str]:
+    if wanted is LoadTest.linked:
+        linked = linked_environment(requirements)
+        if linked is not None:
+            return linked, "linked from here"
+    return installed_environment(requirements), "installed"
+
+
+def _probe(python: Path, folder: Path, where: str) -> None:
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    with tempfile.TemporaryDirectory(prefix="slmflow-probe-") as home:
+        own = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": home,
+            "HF_HUB_OFFLINE": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+        }
+        command = [str(python), "-I", str(PROBE), str(folder.resolve())]
+        done = subprocess.run(command, cwd=home, env={**kept, **own}, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(done.stderr, file=sys.stderr, flush=True)
+        raise SlmflowError(
+            f"the packaged model does not load and answer in {where}, nothing is registered: "
+            f"{last_line(done.stderr)}"
+        )

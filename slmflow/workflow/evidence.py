@@ -1,0 +1,90 @@
+"""What a registered version stands on: its runs, its evaluation, its model, as they are now."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from slmflow.errors import SlmflowError, first_line
+from slmflow.files import read_json
+from slmflow.packaging.weights import MLMODEL, weights_of
+from slmflow.registry.gate import Champion
+from slmflow.registry.versions import registry_lock
+from slmflow.workflow import runs
+from slmflow.workflow.plan import FINGERPRINT
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+
+def is_intact(version: ModelVersion) -> bool:
+    """Whether a version's model still holds what was logged; checked by the index of the run that did."""
+    try:
+        runs.model_of(mlflow.get_run(version.run_id))
+    except (SlmflowError, MlflowException):
+        return False
+    return True
+
+
+def champion_of(name: str, number: str) -> tuple[Champion | None, list[str]]:
+    """A version's evaluation, found by its tag `evaluate_run`; or None and why it cannot be compared with.
+
+    A champion whose model is gone cannot be served: whatever passes by itself is better.
+    """
+    try:
+        version = MlflowClient().get_model_version(name, number)
+        run_id = version.tags.get("evaluate_run")
+        if run_id is None:
+            return None, [f"champion v{number} has no evaluate_run: nothing is compared with it"]
+        evaluation = runs.json_artifact(mlflow.get_run(run_id), "evaluation.json")
+    except (SlmflowError, MlflowException):
+        return None, [f"the evaluation of champion v{number} cannot be read: nothing is compared with it"]
+    if not is_intact(version):
+        return None, [f"the model of champion v{number} is gone or damaged: nothing is compared with it"]
+    return Champion(number, evaluation), []
+
+
+def digests_of(evaluate_run: Run) -> dict[str, str]:
+    """Digests of what a model was measured on: the text, the task items, and datasets that MLflow knows."""
+    identity = read_json(runs.local_path_of(evaluate_run, FINGERPRINT))["identity"]
+    digests = {f"{name}_digest": str(value) for name, value in identity.items() if value != "none"}
+    for entry in evaluate_run.inputs.dataset_inputs if evaluate_run.inputs else []:
+        digests[f"dataset.{entry.dataset.name}"] = entry.dataset.digest
+    return digests
+
+
+def refuse_incomplete(model_id: str) -> None:
+    """Raise SlmflowError when a LoggedModel has no weights, or no signature of inputs and outputs.
+
+    Unity Catalog demands the signature; without it a server checks nothing.
+    """
+    signature = Model.load(str(weights_of(model_id) / MLMODEL)).signature
+    if signature is None or signature.inputs is None or signature.outputs is None:
+        raise SlmflowError(
+            f"models:/{model_id}: its signature has no inputs or no outputs; log it again with both"
+        )
+
+
+@contextlib.contextmanager
+def registered_model(name: str) -> Iterator[tuple[MlflowClient, str]]:
+    """A registered model that a command names, locked on this host; the registry's refusals in one line.
+
+    Raises SlmflowError when no such model is registered.
+    """
+    client = MlflowClient()
+    try:
+        known = sorted(model.name for model in client.search_registered_models()) if not name else []
+        if not name:
+            raise SlmflowError(f"model= is missing: registered are {', '.join(known) or 'none'}")
+        client.get_registered_model(name)
+        with registry_lock(name):
+            yield client, name
+    except MlflowException as error:
+        raise SlmflowError(f"model={name}: {first_line(error)}") from None

@@ -1,0 +1,204 @@
+"""The gate judges by figures, of themselves and against the champion."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slmflow.compose import compose
+from slmflow.errors import SlmflowError
+from slmflow.registry.admission import refuse_early, refuse_licence
+from slmflow.registry.gate import Champion, judge, threshold_for
+
+MACHINE = {"cpu": "one", "cores": "2", "threads": "2", "system": "Linux x86_64"}
+
+
+def evaluation(
+    kl=0.001, top1=0.99, parameters=135_000_000, precision="int8", speed=50.0, *, measured=True, **more
+):
+    return {
+        "candidate": "onnx",
+        "fingerprint": "ours",
+        "source_digest": "one",
+        "parameters": parameters,
+        "precision": precision,
+        "fidelity": {"kl_mean": kl, "top1_agreement": top1} if measured else None,
+        "cost": {"decode_tokens_per_second": speed, "peak_resident_bytes": 1e9},
+        "tasks": None,
+        "machine": MACHINE,
+        **more,
+    }
+
+
+def champion(**figures):
+    return Champion("3", evaluation(**{"fingerprint": "theirs", **figures}))
+
+
+def gate(overrides=""):
+    return compose(overrides=overrides).config.gate
+
+
+def misses(verdict):
+    return [check.name for check in verdict.misses]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "precision", "max_kl", "min_top1"),
+    [
+        (135_000_000, "int8", 0.02, 0.94),
+        (135_000_000, "int4", 0.02, 0.94),
+        (3_800_000_000, "int8", 0.01, 0.97),
+        (3_800_000_000, "int4", 0.08, 0.90),
+        (3_800_000_000, "source", 0.08, 0.90),
+        (3_800_000_000, "bfloat16", 0.01, 0.97),
+        (None, "int8", 0.01, 0.97),
+    ],
+)
+def test_the_first_row_that_fits_size_and_precision_judges(parameters, precision, max_kl, min_top1):
+    row = threshold_for(gate(), parameters, precision)
+    assert (row.max_kl, row.min_top1) == (max_kl, min_top1)
+
+
+@pytest.mark.parametrize(
+    ("figures", "missed"),
+    [
+        ({}, []),
+        ({"kl": 0.02, "top1": 0.94}, []),
+        ({"kl": 0.021}, ["kl_mean"]),
+        ({"top1": 0.93}, ["top1_agreement"]),
+        ({"kl": float("nan")}, ["kl_mean"]),
+        ({"measured": False}, []),
+        ({"speed": 4.0}, ["decode_tokens_per_second"]),
+    ],
+)
+def test_a_candidate_misses_what_is_past_its_limit_and_nothing_else(figures, missed):
+    verdict = judge(evaluation(**figures), gate("gate.min_decode_tokens_per_second=5"))
+    assert misses(verdict) == missed
+    assert verdict.passed == (not missed)
+
+
+def test_what_was_not_measured_says_so():
+    checks = judge(evaluation(measured=False), gate()).checks
+    assert str(checks[0]) == "kl_mean not measured (must be <= 0.02)"
+    assert judge(evaluation(measured=False), gate()).word == "pass, fidelity not measured"
+    assert judge(evaluation(), gate()).word == "pass"
+
+
+def test_a_limit_that_the_user_sets_on_tasks_or_memory_is_missed_by_what_was_not_measured():
+    asked = gate("gate.min_task_score=0.3 gate.max_peak_resident_bytes=2e9")
+    unmeasured = evaluation(cost={"decode_tokens_per_second": 50.0})
+    assert misses(judge(unmeasured, asked)) == ["tasks.score", "peak_resident_bytes"]
+    assert judge(evaluation(tasks={"score": 0.4}), asked).passed
+    assert misses(judge(evaluation(tasks={"score": 0.2}), asked)) == ["tasks.score"]
+
+
+def test_an_older_evaluation_with_fewer_names_is_judged_by_what_it_has():
+    old = evaluation()
+    for name in ("tasks", "machine"):
+        del old[name]
+    verdict = judge(old, gate(), champion())
+    assert verdict.passed
+    assert any("another machine" in note for note in verdict.notes)
+
+
+def test_a_planted_bad_variant_is_refused_though_its_perplexity_is_close():
+    """Figures as of a layer's scales doubled: the perplexity moves by half a percent, the rest is ruined."""
+    good = {"kl_mean": 0.004, "top1_agreement": 0.97, "perplexity": 20.1, "perplexity_reference": 20.0}
+    bad = {"kl_mean": 0.35, "top1_agreement": 0.71, "perplexity": 20.1, "perplexity_reference": 20.0}
+    assert judge(evaluation(fidelity=good), gate()).passed
+    assert misses(judge(evaluation(fidelity=bad), gate())) == ["kl_mean", "top1_agreement"]
+
+
+def test_worse_than_the_champion_by_more_than_margin_and_two_errors_is_a_miss():
+    """0.001 + margin 0.01 + 2 errors of sqrt(0.0003² + 0.0004²) = 0.012."""
+
+    def of(kl, error):
+        return {"kl_mean": kl, "kl_mean_se": error, "top1_agreement": 0.99}
+
+    best = champion(fidelity=of(0.001, 0.0003))
+    assert judge(evaluation(fidelity=of(0.0119, 0.0004)), gate(), best).passed
+    verdict = judge(evaluation(fidelity=of(0.0121, 0.0004)), gate(), best)
+    assert misses(verdict) == ["kl_mean"]
+    assert "0.001 of champion v3 + 0.01 and 2 errors" in str(verdict.misses[0])
+
+
+def test_fidelity_is_compared_with_a_champion_of_the_same_source_only():
+    poor = evaluation(kl=0.019, top1=0.95)
+    assert misses(judge(poor, gate(), champion(kl=0.0001, top1=1.0))) == ["kl_mean", "top1_agreement"]
+    verdict = judge(poor, gate(), champion(kl=0.0001, top1=1.0, source_digest="another"))
+    assert verdict.passed
+    assert verdict.notes[0] == "fidelity is not compared with champion v3: it is of another source"
+
+
+def test_tasks_are_compared_across_sources_where_the_items_are_the_same():
+    def tasks(score, digest="d"):
+        return {"digest": digest, "score": score, "score_se": 0.02}
+
+    best = champion(tasks=tasks(0.6), source_digest="another")
+    assert misses(judge(evaluation(tasks=tasks(0.5)), gate(), best)) == ["tasks.score"]
+    assert judge(evaluation(tasks=tasks(0.55)), gate(), best).passed
+    other = judge(evaluation(tasks=tasks(0.1, "e")), gate(), best)
+    assert other.passed
+    assert "tasks are not compared with champion v3: it answered other items" in other.notes
+
+
+def test_speed_and_memory_are_compared_on_the_same_machine_only():
+    slow = evaluation(cost={"decode_tokens_per_second": 10.0, "peak_resident_bytes": 5e9})
+    assert misses(judge(slow, gate(), champion())) == ["decode_tokens_per_second", "peak_resident_bytes"]
+    assert judge(slow, gate(), champion(machine={**MACHINE, "cpu": "another"})).passed
+
+
+def test_the_champion_itself_is_compared_with_nothing():
+    itself = Champion("3", evaluation())
+    assert judge(evaluation(), gate(), itself).checks == judge(evaluation(), gate()).checks
+
+
+figures = st.floats(0, 1)
+
+
+@given(kl=figures, top1=figures, theirs=figures, error=figures)
+def test_a_better_candidate_never_misses_what_a_worse_one_passes(kl, top1, theirs, error):
+    def verdict(kl, top1):
+        fidelity = {"kl_mean": kl, "kl_mean_se": error, "top1_agreement": top1}
+        return judge(evaluation(fidelity=fidelity), gate_of_all, champion(kl=theirs, top1=theirs))
+
+    if verdict(kl, top1).passed:
+        assert verdict(kl / 2, (1 + top1) / 2).passed
+
+
+gate_of_all = gate()
+
+
+@given(figures)
+def test_nan_never_passes(theirs):
+    verdict = judge(evaluation(kl=math.nan, top1=math.nan), gate_of_all, champion(kl=theirs, top1=theirs))
+    assert set(misses(verdict)) == {"kl_mean", "top1_agreement"}
+
+
+@pytest.mark.parametrize("licence", ["apache-2.0", "MIT", "unknown", None])
+def test_a_licence_of_the_list_is_allowed_in_any_case_of_letters(licence):
+    refuse_licence(licence, gate())
+
+
+def test_another_licence_is_refused_in_every_mode_before_work_begins():
+    for mode in ("off", "warn", "enforce"):
+        config = compose(overrides=f"gate={mode} model.licence=CC-BY-NC-4.0").config
+        with pytest.raises(SlmflowError, match="licence CC-BY-NC-4.0 is not in gate.licences"):
+            refuse_early(config, "sqlite:////x.db")
+    strict = gate("gate.licences=[MIT]")
+    with pytest.raises(SlmflowError, match="licence unknown is not in gate.licences"):
+        refuse_licence(None, strict)
+
+
+def test_an_unknown_licence_is_left_to_the_step_as_a_gguf_file_may_state_it():
+    refuse_early(compose(overrides="model.licence=unknown gate.licences=[MIT]").config, "sqlite:////x.db")
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [("gate=warn", "warn"), ("gate=off", "off"), ("", "enforce"), ("gate.mode=warn", "warn")],
+)
+def test_a_gate_is_chosen_by_its_file_or_by_its_mode(words, mode):
+    assert gate(words).mode.value == mode
+    assert gate(words).thresholds == gate().thresholds
