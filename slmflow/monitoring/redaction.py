@@ -67,13 +67,23 @@ class Redactor:
             yield text, False
             return
         at = 0
-        for start, end in finder(text):
-            if start >= at and end > start:
-                self.counts[name] += 1
-                yield text[at:start], True
-                yield f"[{name}]", False
-                at = end
+        for start, end in _apart(finder(text)):
+            self.counts[name] += 1
+            yield text[at:start], True
+            yield f"[{name}]", False
+            at = end
         yield text[at:], True
+
+
+def _apart(spans: Iterator[Span]) -> list[Span]:
+    """In order, those that overlap as one: a finder may look for several shapes, one after the other."""
+    apart: list[Span] = []
+    for start, end in sorted(span for span in spans if span[1] > span[0]):
+        if apart and start < apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(apart[-1][1], end))
+        else:
+            apart.append((start, end))
+    return apart
 
 
 def read_rules(path: str | None) -> dict[str, Finder]:

@@ -103,6 +103,12 @@ def test_no_secret_survives_in_a_json_value_and_the_value_stays_json(value):
         assert json.dumps(secret, ensure_ascii=False)[1:-1] not in told
 
 
+@pytest.mark.parametrize("first", SECRETS["IP"])
+@pytest.mark.parametrize("second", SECRETS["IP"])
+def test_two_of_a_kind_are_found_in_any_order(first, second):
+    assert Redactor().text(f"{first} {second}") == "[IP] [IP]"
+
+
 def test_arguments_of_a_tool_call_stay_json():
     call = {"function": {"name": "pay", "arguments": '{"card": 4111111111111111, "n": 2}'}}
     assert json.loads(Redactor().value(call)["function"]["arguments"]) == {"card": "[CARD]", "n": 2}
