@@ -109,6 +109,15 @@ def test_two_of_a_kind_are_found_in_any_order(first, second):
     assert Redactor().text(f"{first} {second}") == "[IP] [IP]"
 
 
+@pytest.mark.parametrize(
+    "text", ["password=hunter22", "API_KEY: 'hunter22'", '"secret": "hunter22"', "passwd = hunter22."]
+)
+def test_of_an_assignment_the_value_is_redacted(text):
+    said = Redactor().text(text)
+    assert "hunter22" not in said
+    assert said.startswith(text[:6])
+
+
 def test_arguments_of_a_tool_call_stay_json():
     call = {"function": {"name": "pay", "arguments": '{"card": 4111111111111111, "n": 2}'}}
     assert json.loads(Redactor().value(call)["function"]["arguments"]) == {"card": "[CARD]", "n": 2}
