@@ -61,6 +61,15 @@ def make_store(folder: Path) -> None:
         database.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
 
 
+@pytest.fixture(autouse=True)
+def no_active_experiment():
+    """`mlflow.set_experiment` outlives its test, in the module and in the environment: the next store has none."""
+    yield
+    if fluent := sys.modules.get("mlflow.tracking.fluent"):
+        fluent._active_experiment_id = None
+        os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+
+
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """An empty MLflow store in a folder of its own, also the working directory."""
