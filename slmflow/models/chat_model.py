@@ -70,8 +70,9 @@ class ChatModel(PythonModel):
         A chunk of 1 takes the path of decoding, whose quantised kernels differ from those of prefill.
         """
         logits: NDArray[np.float32] = self.runtime.scheduler.call(lambda engine: engine.score(ids, chunk))
-        logits -= logits.max(axis=-1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        for row in logits:  # one by one: a copy of all would be as large again
+            row -= row.max()
+            row -= np.log(np.exp(row).sum())
         return logits
 
     def generate_exactly(self, ids: list[int], new_tokens: int) -> Iterator[int]:

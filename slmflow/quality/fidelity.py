@@ -13,31 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logs = NDArray[np.floating]
-BLOCK = 64
-"""Positions worked on at once: float64 of 64 x 200,000 words is 100 MB."""
+BLOCK = 2
+"""Positions worked on at once: few, so that what is made of them stays in the processor's cache."""
 PERCENTILES = (50, 90, 99)
 
 
 def log_softmax(logits: Logs) -> NDArray[np.float32]:
     """Natural log-probabilities along the last axis, summed in float64."""
-    shifted = np.asarray(logits, dtype=np.float32)
-    shifted = shifted - shifted.max(axis=-1, keepdims=True)
-    total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
-    return (shifted - np.log(total)).astype(np.float32)
+    values = np.empty(logits.shape, dtype=np.float32)
+    for start in range(0, len(logits), BLOCK):
+        block = slice(start, start + BLOCK)
+        part = np.asarray(logits[block], dtype=np.float32)
+        part = part - part.max(axis=-1, keepdims=True)
+        values[block] = part - np.log(np.exp(part).sum(axis=-1, keepdims=True, dtype=np.float64))
+    return values
 
 
 def kl_divergence(reference: Logs, candidate: Logs) -> NDArray[np.float64]:
     """KL(p || q) = sum_v p ln(p / q) in nats, for each position, in float64.
 
     Both are normalised again in float64, so that rounding of the stored logarithms does not appear as
-    a divergence; negative rounding residues are cut to 0.
+    a divergence; negative rounding residues are cut to 0. With p = p' / P and q = q' / Q, where P and Q are
+    the sums of what was stored, it is sum_v p' ln(p' / q') / P - ln P + ln Q: an exponential each.
     """
     values = np.empty(len(reference))
     for start in range(0, len(reference), BLOCK):
         block = slice(start, start + BLOCK)
-        p, q = _normalised(reference[block]), _normalised(candidate[block])
-        values[block] = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)
-    return values
+        p, q = reference[block].astype(np.float64), candidate[block].astype(np.float64)
+        ratio = p - q
+        np.exp(p, out=p)
+        np.exp(q, out=q)
+        total = p.sum(axis=-1)
+        ratio *= p
+        values[block] = ratio.sum(axis=-1) / total - np.log(total) + np.log(q.sum(axis=-1))
+    return np.maximum(values, 0.0)
 
 
 def top1_agreement(reference: Logs, candidate: Logs) -> NDArray[np.bool_]:
@@ -134,8 +143,3 @@ def compare(reference: Logs, candidate: Logs, targets: NDArray[np.integer]) -> P
         token_logprobs(reference, targets),
         token_logprobs(candidate, targets),
     )
-
-
-def _normalised(logs: Logs) -> NDArray[np.float64]:
-    exact = np.asarray(logs, dtype=np.float64)
-    return np.asarray(exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True)))
