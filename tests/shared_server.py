@@ -108,7 +108,9 @@ class SharedServer:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", self.database.uri, "--artifacts-destination", self.destination]
         command += ["--serve-artifacts", "--app-name", "basic-auth", "--workers", "1"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")
+        }
         environment |= {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "MLFLOW_FLASK_SERVER_SECRET_KEY": self._secret,
