@@ -254,7 +254,7 @@ def test_a_run_reaches_its_champion_and_every_command_works_and_no_record_holds_
     assert finished(experiment) == STEPS
     more_tokens = f"{words} package.max_tokens=7"
     assert "everything-onnx v2 @champion" in do("steps.register", more_tokens)
-    assert "to run" not in do("slmflow.commands.plan", words)
+    assert "to run" not in do("slmflow.commands.plan", more_tokens)
     evaluations = client.search_runs([experiment], "tags.slmflow.step = 'evaluate'")
     ids = ",".join(run.info.run_id for run in evaluations if run.data.tags[KIND_TAG] == "step")
     do("slmflow.commands.compare", f"run_ids={ids}")
