@@ -55,9 +55,10 @@ def project_archive() -> Archive:
             with path.open("rb") as file:
                 archive.addfile(member, file)
             files += 1
-    if len(content.getvalue()) > LIMIT_BYTES:
+    size = len(content.getvalue())
+    if size > LIMIT_BYTES:
         raise SlmflowError(
-            f"the project's tracked files pack to {len(content.getvalue()):,} bytes, and a workspace file holds "
-            f"{LIMIT_BYTES:,}: take large files out of git"
+            f"the tracked files pack to {size:,} bytes, and a workspace file holds {LIMIT_BYTES:,}: "
+            "take large files out of git"
         )
     return Archive(content.getvalue(), files)

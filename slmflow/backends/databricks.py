@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import time
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from databricks.sdk import WorkspaceClient
-from databricks.sdk.errors import DatabricksError, NotFound
+from databricks.sdk.errors import NotFound
+from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service.workspace import ImportFormat
 
 from slmflow.backends import new_text
@@ -38,25 +40,43 @@ class DatabricksBackend:
     """A workspace with the project's code in it; it is a slot itself, as room is the workspace's to give."""
 
     def __init__(self, config: DatabricksBackendConfig) -> None:
-        """Reach the workspace and bring the code there, unless it is. Raises SlmflowError in one line."""
+        """Raises SlmflowError where a job could not reach the tracking store."""
         check_store()
         self.config = config
+
+    @cached_property
+    def client(self) -> WorkspaceClient:
+        """Raises SlmflowError in one line where the workspace cannot be reached."""
+        try:
+            client = WorkspaceClient(
+                profile=self.config.profile or None, product="slmflow", product_version="1.0"
+            )
+            client.current_user.me()
+        except (DatabricksError, ValueError, OSError) as error:
+            raise SlmflowError(
+                f"Databricks workspace of {self.config.profile or 'DATABRICKS_HOST'}: {first_line(error)}; "
+                "check DATABRICKS_HOST and DATABRICKS_TOKEN, or name a profile of ~/.databrickscfg by "
+                "backend.profile"
+            ) from None
+        return client
+
+    @cached_property
+    def folder(self) -> str:
+        """The workspace folder that holds this state of the code, brought there unless it is there.
+
+        Raises SlmflowError when it does not arrive.
+        """
         archive = project_archive()
         try:
-            self.client = WorkspaceClient(
-                profile=config.profile or None, product="slmflow", product_version="1.0"
-            )
-            self.folder = code_folder(config, str(self.client.current_user.me().user_name), archive)
-            self._upload(archive)
-        except (DatabricksError, ValueError, OSError) as error:
-            where = config.profile or "DATABRICKS_HOST"
-            raise SlmflowError(
-                f"Databricks workspace of {where}: {first_line(error)}; check DATABRICKS_HOST and DATABRICKS_TOKEN, "
-                "or name a profile of ~/.databrickscfg by backend.profile"
-            ) from None
+            folder = code_folder(self.config, str(self.client.current_user.me().user_name), archive)
+            self._upload(folder, archive)
+        except (DatabricksError, OSError) as error:
+            raise SlmflowError(f"the code could not be uploaded: {first_line(error)}; run again") from None
+        return folder
 
     def slot(self) -> DatabricksBackend:
-        """Always: `driver.parallel` bounds the jobs."""
+        """Always: `driver.parallel` bounds the jobs. The code is brought there before the first."""
+        _ = self.folder
         return self
 
     def release(self) -> None:
@@ -66,28 +86,32 @@ class DatabricksBackend:
         """The job is submitted at the first look at it."""
         return Job(self, step_run(run.info.run_id, run.info.experiment_id, step, parameters), log)
 
-    def _upload(self, archive: Archive) -> None:
+    def _upload(self, folder: str, archive: Archive) -> None:
         requirements = (ROOT / REQUIREMENTS).read_bytes()
         script = (Path(__file__).parent / SCRIPT).read_bytes()
         files = {SCRIPT: script, REQUIREMENTS: requirements, ARCHIVE: archive.content}
         size = f"{archive.files} tracked files, {len(archive.content) / 1e6:.2f} MB"
-        missing = {name: content for name, content in files.items() if not self._is_there(name, content)}
+        missing = {
+            name: content
+            for name, content in files.items()
+            if not self._is_there(f"{folder}/{name}", content)
+        }
         if missing:
-            self.client.workspace.mkdirs(self.folder)
+            self.client.workspace.mkdirs(folder)
         for name, content in missing.items():
             self.client.workspace.import_(
-                f"{self.folder}/{name}",
+                f"{folder}/{name}",
                 content=base64.b64encode(content).decode(),
                 format=ImportFormat.AUTO,
                 overwrite=True,
             )
-            if not self._is_there(name, content):
-                raise SlmflowError(f"{self.folder}/{name}: did not arrive whole; run again")
-        print(f"  code: {size}, {'uploaded to' if missing else 'is at'} {self.folder}", flush=True)
+            if not self._is_there(f"{folder}/{name}", content):
+                raise SlmflowError(f"{folder}/{name}: did not arrive whole; run again")
+        print(f"  code: {size}, {'uploaded to' if missing else 'is at'} {folder}", flush=True)
 
-    def _is_there(self, name: str, content: bytes) -> bool:
+    def _is_there(self, path: str, content: bytes) -> bool:
         try:
-            return self.client.workspace.get_status(f"{self.folder}/{name}").size == len(content)
+            return self.client.workspace.get_status(path).size == len(content)
         except NotFound:
             return False
 
