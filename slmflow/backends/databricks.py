@@ -130,7 +130,7 @@ def check_store() -> None:
         if "@" in urlsplit(uri).netloc:
             raise SlmflowError(
                 "backend=databricks: MLFLOW_TRACKING_URI holds a password, which would be part of the job: "
-                "use MLFLOW_TRACKING_USERNAME and backend.secrets.MLFLOW_TRACKING_PASSWORD=scope/key"
+                "use MLFLOW_TRACKING_USERNAME and +backend.secrets.MLFLOW_TRACKING_PASSWORD=scope/key"
             )
 
 

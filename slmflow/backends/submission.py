@@ -47,7 +47,7 @@ def submission(config: DatabricksBackendConfig, folder: str, step: StepRun) -> d
     }
     words = [f"{folder}/{ARCHIVE}"]
     words += [f"--set={name}={value}" for name, value in variables.items()]
-    if config.new_cluster is None:
+    if not config.new_cluster:
         words += [f"--secret={name}={place}" for name, place in config.secrets.items()]
     words += ["--", step.step, *(f"{name}={value}" for name, value in step.parameters.items() if value)]
     task: dict[str, Any] = {
@@ -65,10 +65,14 @@ def submission(config: DatabricksBackendConfig, folder: str, step: StepRun) -> d
     if config.existing_cluster_id:
         task["existing_cluster_id"] = config.existing_cluster_id
         task["libraries"] = [{"requirements": requirements}]
-    elif config.new_cluster is not None:
+    elif config.new_cluster:
         secrets = {name: f"{{{{secrets/{place}}}}}" for name, place in config.secrets.items()}
-        variables_of_cluster = {**config.new_cluster.get("spark_env_vars", {}), **secrets}
-        task["new_cluster"] = {**config.new_cluster, "spark_env_vars": variables_of_cluster}
+        task["new_cluster"] = dict(config.new_cluster)
+        if secrets:
+            task["new_cluster"]["spark_env_vars"] = {
+                **config.new_cluster.get("spark_env_vars", {}),
+                **secrets,
+            }
         task["libraries"] = [{"requirements": requirements}]
     else:
         task["environment_key"] = ENVIRONMENT_KEY

@@ -39,7 +39,7 @@ class DatabricksBackendConfig(BackendConfig):
     """Workspace folder for the code; empty: /Workspace/Users/<you>/.slmflow."""
     environment_version: str = "2"
     """Of serverless compute; 2 is the one with Python 3.11."""
-    new_cluster: dict[str, Any] | None = None
+    new_cluster: dict[str, Any] = field(default_factory=dict)
     """A cluster as the Jobs API takes it, made for each step. DBR 15.4 LTS is the one with Python 3.11."""
     existing_cluster_id: str = ""
     environment: dict[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class DatabricksBackendConfig(BackendConfig):
     def __post_init__(self) -> None:
         in_range("backend.retries", self.retries, 0)
         in_range("backend.timeout_minutes", self.timeout_minutes, 0)
-        if self.new_cluster is not None and self.existing_cluster_id:
+        if self.new_cluster and self.existing_cluster_id:
             raise ValueError("backend.new_cluster and backend.existing_cluster_id exclude each other")
         for name, place in self.secrets.items():
             if not re.fullmatch(r"[\w.@-]+/[\w.@-]+", place):
@@ -67,7 +67,7 @@ class DatabricksBackendConfig(BackendConfig):
 
     def hardware(self) -> dict[str, str]:
         """What is known, before a step runs, of the machine on which it will."""
-        cluster = self.new_cluster or {}
+        cluster = self.new_cluster
         if self.existing_cluster_id:
             return {"databricks": f"cluster {self.existing_cluster_id}"}
         if cluster:

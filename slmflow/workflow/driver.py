@@ -25,7 +25,17 @@ from slmflow.workflow.liveness import (
 )
 from slmflow.workflow.locks import held
 from slmflow.workflow.lookup import found_of, open_store
-from slmflow.workflow.plan import KIND_TAG, Item, State, as_dict, disbelieve, key_tag, make_plan, settle
+from slmflow.workflow.plan import (
+    KIND_TAG,
+    Item,
+    State,
+    as_dict,
+    disbelieve,
+    key_tag,
+    make_plan,
+    parameters_of,
+    settle,
+)
 from slmflow.workflow.steps import STEPS
 from slmflow.workflow.terminal import Terminal
 
@@ -178,7 +188,7 @@ class Driver:
             if item.state is not State.run:
                 slot.release()
                 return
-            parameters = self._parameters(item)
+            parameters = parameters_of(item, self._ids)
             run = launch.create_child(self._parent, item, parameters)
         if cached and (first := self._earlier_claim(item, run)):
             MlflowClient().set_terminated(run.info.run_id, status="KILLED")
@@ -193,16 +203,6 @@ class Driver:
 
     def _store_name(self) -> str:
         return f"{runs.store_name()} {self._parent.info.experiment_id}"
-
-    def _parameters(self, item: Item) -> dict[str, str]:
-        composition = item.composition
-        overrides = composition.overrides
-        return {
-            "model": composition.choices["model"],
-            "export": composition.choices["export"],
-            "overrides": " ".join([overrides, *item.pins]).strip(),
-            **{parameter: self._ids[need] for parameter, need in item.needs.items()},
-        }
 
     def _earlier_claim(self, item: Item, mine: Run) -> str | None:
         """Another driver's claim, on another host, that came first: the lock reaches this host only."""

@@ -71,7 +71,7 @@ def test_a_secret_is_named_and_never_held():
     ("words", "said"),
     [
         (
-            "backend=databricks backend.secrets.HF_TOKEN=hf_planted",
+            "backend=databricks +backend.secrets.HF_TOKEN=hf_planted",
             "backend.secrets.HF_TOKEN: must be scope/key",
         ),
         ("backend=databricks backend.retries=-1", "backend.retries"),
@@ -137,6 +137,7 @@ def test_without_git_what_to_upload_cannot_be_told(checkout):
 
 def test_the_script_on_the_other_side_sets_the_variables_and_tells_the_steps_status(tmp_path, capfd):
     (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "__init__.py").touch()
     (tmp_path / "steps" / "fetch.py").write_text(
         "import os, sys\nprint(os.environ['NAME'], sys.argv[1:])\nsys.exit(int(sys.argv[1]))\n"
     )
