@@ -16,3 +16,7 @@ TELEMETRY_OFF = {
 
 for _name, _value in TELEMETRY_OFF.items():
     os.environ.setdefault(_name, _value)
+
+from slmflow.tracking import uncover  # noqa: E402 a variable above must be set before anything is imported
+
+uncover(os.environ)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from slmflow.errors import SlmflowError, first_line
+from slmflow.errors import SlmflowError
 from slmflow.files import read_json
 
 
@@ -27,22 +24,17 @@ def local_path(uri: str) -> Path:
 
     MLflow's own `download_artifacts` copies a run's artifacts to a folder under TMPDIR and leaves them
     there, even when they are on this machine. Here only a remote artifact is downloaded, to a folder
-    that goes when the process ends. Raises SlmflowError when it does not exist.
+    that goes when the process ends. Raises SlmflowError when it does not exist, and UnavailableError when its
+    server cannot be asked.
     """
     path = folder_of(uri)
-    if path is not None:
-        if not path.exists():
-            raise SlmflowError(f"{uri}: not there")
-        return path
-    import mlflow
-    from mlflow.exceptions import MlflowException
+    if path is None:
+        from slmflow import downloads
 
-    scratch = tempfile.mkdtemp(prefix="slmflow-artifact-")
-    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
-    except (MlflowException, OSError) as error:
-        raise SlmflowError(f"{uri}: {first_line(error)}") from None
+        return downloads.one(uri)
+    if not path.exists():
+        raise SlmflowError(f"{uri}: not there")
+    return path
 
 
 def stored_json(artifact_uri: str, name: str) -> Any:

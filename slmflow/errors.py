@@ -14,6 +14,13 @@ class SlmflowError(Exception):
     """
 
 
+class UnavailableError(Exception):
+    """The tracking server is away or refuses us, in one line.
+
+    No SlmflowError: whoever takes that for "it is not there" must not take this for it.
+    """
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message that says something, else its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -21,6 +28,10 @@ def first_line(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """An exception with its type, ours without, as one line of at most 500 characters."""
+    from slmflow.tracking import problem_of
+
+    if line := problem_of(error):
+        return line[:500]
     name = "" if isinstance(error, SlmflowError) else f"{type(error).__name__}: "
     return f"{name}{first_line(error)}"[:500]
 
@@ -35,3 +46,11 @@ def exit_status(name: str, work: Callable[[], int], interrupted: str = "interrup
     except KeyboardInterrupt:
         print(f"slmflow {name}: {interrupted}", file=sys.stderr)
         return 130
+    except Exception as error:
+        from slmflow.tracking import problem_of
+
+        line = problem_of(error)
+        if line is None:
+            raise
+        print(f"slmflow {name}: {line}", file=sys.stderr)
+        return 1

@@ -128,7 +128,7 @@ def _measure(
     config = context.config.evaluate
     model_id, folder = runs.model_of(context.upstream["logged_run"])
     began = time.perf_counter()
-    candidate = load(logged["candidate"], f"models:/{model_id}")
+    candidate = load(logged["candidate"], str(folder))
     candidate.greedy(candidate.encode("a"), 1)
     load_seconds = time.perf_counter() - began
     longest = max(config.window, config.prompt_tokens + config.new_tokens)

@@ -68,7 +68,7 @@ def work(context: Context) -> None:
     candidates = {name: _candidate(context, name) for name in given}
     _decide(context, candidates, _champions(candidates))
     for name, candidate in candidates.items():
-        refuse_incomplete(candidate.model_id)
+        refuse_incomplete(candidate.model_id, candidate.folder)
         loads = load_test(candidate.folder, candidate.evaluation["fingerprint"], context.config.gate)
         print(f"  {name}: {loads}", flush=True)
     for attempt in range(ATTEMPTS):

@@ -69,10 +69,8 @@ def submission(config: DatabricksBackendConfig, folder: str, step: StepRun) -> d
         secrets = {name: f"{{{{secrets/{place}}}}}" for name, place in config.secrets.items()}
         task["new_cluster"] = dict(config.new_cluster)
         if secrets:
-            task["new_cluster"]["spark_env_vars"] = {
-                **config.new_cluster.get("spark_env_vars", {}),
-                **secrets,
-            }
+            own = config.new_cluster.get("spark_env_vars", {})
+            task["new_cluster"]["spark_env_vars"] = {**own, **secrets}
         task["libraries"] = [{"requirements": requirements}]
     else:
         task["environment_key"] = ENVIRONMENT_KEY

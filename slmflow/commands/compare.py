@@ -17,6 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from slmflow.errors import SlmflowError, exit_status
+from slmflow.tracking import raise_problem
 from slmflow.workflow.command import command_run
 from slmflow.workflow.shell import parse_words
 
@@ -58,7 +59,8 @@ def evaluated(run_id: str) -> list[Run]:
     client = MlflowClient()
     try:
         run = client.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        raise_problem(error)
         raise SlmflowError(f"run_ids={run_id}: there is no such run in {runs.store_name()}") from None
     if run.data.tags.get(KIND_TAG) == "driver":
         made = [

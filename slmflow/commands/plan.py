@@ -6,9 +6,9 @@ Tiny, offline:
 
     mlflow run . -e plan --env-manager local -P model=tiny_phi3
 
-With `backend=databricks` it ends with the requests that would be submitted, upstream runs and what only the
-workspace knows in angle brackets. `step` names the entry point that is planned, `register` if it is left out. Exit status 1 where a step is
-blocked.
+With `backend=databricks` it ends with the requests that would be submitted, what is not known yet in angle
+brackets. `step` names the entry point that is planned, `register` if it is left out. Exit status 1 where a
+step is blocked.
 """
 
 from __future__ import annotations

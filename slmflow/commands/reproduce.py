@@ -29,6 +29,7 @@ from mlflow.exceptions import MlflowException
 
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import sha256_of
+from slmflow.tracking import raise_problem
 from slmflow.workflow import launch, runs
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, git, installed, own_distributions
 from slmflow.workflow.closure import ROOT
@@ -74,7 +75,8 @@ def driver_run(run_id: str) -> Run:
         found = MlflowClient().get_run(run_id)
         if found.data.tags.get(KIND_TAG) == "step" and runs.PARENT_TAG in found.data.tags:
             found = MlflowClient().get_run(found.data.tags[runs.PARENT_TAG])
-    except MlflowException:
+    except MlflowException as error:
+        raise_problem(error)
         raise SlmflowError(f"run_id={run_id}: no such run in {runs.store_name()}") from None
     if found.data.tags.get(KIND_TAG) != "driver":
         raise SlmflowError(f"run_id={run_id}: not a driver's run: only a whole run can be reproduced")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slmflow.errors import SlmflowError, first_line
 from slmflow.monitoring.call import Call, failed, observed
 from slmflow.monitoring.redaction import Redactor
+from slmflow.tracking import raise_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,6 +80,7 @@ def experiment_of(given: str) -> str:
         if found is None and given.isdigit():
             found = client.get_experiment(given)
     except MlflowException as error:
+        raise_problem(error)
         raise SlmflowError(f"traces={given}: {first_line(error)}") from None
     if found is None:
         raise SlmflowError(f"traces={given}: there is no experiment of that name or id in this store")
@@ -104,6 +106,7 @@ def read_traces(
                 locations=[experiment_id], max_results=PAGE, order_by=["timestamp_ms DESC"], page_token=token
             )
         except MlflowException as error:
+            raise_problem(error)
             raise SlmflowError(f"the traces cannot be read: {first_line(error)}") from None
         for trace in page:
             traces.read += 1

@@ -22,6 +22,7 @@ from typing import Any
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import canonical_digest
 from slmflow.quality.rules import RULES, normalised
+from slmflow.tracking import raise_problem
 
 SHIPPED = Path(__file__).parents[1] / "data" / "tasks.jsonl"
 FIELDS: dict[str, dict[str, type]] = {
@@ -88,6 +89,7 @@ def _dataset(name: str) -> Items:
         dataset = mlflow.genai.datasets.get_dataset(name=name.removeprefix("dataset:"))
         records = dataset.to_df().to_dict("records")
     except MlflowException as error:
+        raise_problem(error)
         raise SlmflowError(f"evaluate.items={name}: MLflow says: {str(error).splitlines()[0]}") from None
     rows: list[tuple[str, dict[str, Any]]] = []
     for number, record in enumerate(records, 1):

@@ -24,6 +24,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from slmflow.errors import SlmflowError, first_line
+from slmflow.tracking import is_absent
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 INTENT_TAG = "slmflow_promotion"
@@ -71,7 +72,7 @@ def standing(client: MlflowClient, name: str) -> Standing:
     try:
         model = client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if is_absent(error):
             return Standing()
         raise
     numbers = {alias: str(version) for alias, version in model.aliases.items()}
@@ -162,7 +163,7 @@ def _version(client: MlflowClient, name: str, number: str) -> ModelVersion | Non
     try:
         return client.get_model_version(name, number)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if is_absent(error):
             return None
         raise
 

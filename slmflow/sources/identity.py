@@ -10,6 +10,7 @@ from slmflow.config import AdapterConfig, HubSource
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import canonical_digest, remembered_sha256, sha256_of
 from slmflow.text import SHIPPED
+from slmflow.tracking import raise_problem
 
 if TYPE_CHECKING:
     from slmflow.config import LocalSource, MlflowSource, SourceConfig
@@ -86,6 +87,7 @@ def _mlflow(source: MlflowSource) -> Identity:
         else:
             found = client.get_model_version(name, rest)
     except MlflowException as error:
+        raise_problem(error)
         raise SlmflowError(f"model.source.uri={source.uri}: {first_line(error)}") from None
     pinned = f"models:/{name}/{found.version}"
     return Identity({"uri": pinned, "model": str(found.source)}, [f"model.source.uri={pinned}"])

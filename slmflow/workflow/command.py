@@ -18,6 +18,7 @@ def command_run(name: str) -> Iterator[Run]:
     """The command's own run, marked as such, so that caches, comparisons and gc pass it by."""
     import mlflow
 
+    from slmflow.tracking import last_words
     from slmflow.workflow import runs
     from slmflow.workflow.plan import KIND_TAG
 
@@ -28,5 +29,6 @@ def command_run(name: str) -> Iterator[Run]:
         try:
             yield run
         except BaseException as error:
-            mlflow.set_tag(runs.ERROR_TAG, one_line(error))
+            with last_words(error):
+                mlflow.set_tag(runs.ERROR_TAG, one_line(error))
             raise

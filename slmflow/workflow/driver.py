@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from slmflow.backends import Backend, Child, backend_of
 from slmflow.errors import SlmflowError
 from slmflow.registry.admission import refuse_early
+from slmflow.tracking import last_words, problem_of
 from slmflow.workflow import launch, report, runs
 from slmflow.workflow.liveness import (
     HEARTBEAT_TAG,
@@ -77,17 +78,23 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         blocked = [item for item in items if item.state is State.blocked]
         if blocked:
             raise SlmflowError(f"{blocked[0].name} is blocked: {blocked[0].reason}")
+        resume = f"  to go on where it stopped:\n    {launch.start_command(parent, arguments)}"
         backend = backend_of(first.config.backend)
         driver = Driver(items, store, parent, backend, keep_going=len(variants) > 1)
         try:
             driver.run()
-        finally:
-            mlflow.log_dict(as_dict(items), runs.PLAN)
-            report.finish(parent, items)
+        except BaseException as error:
+            with last_words(error):
+                mlflow.log_dict(as_dict(items), runs.PLAN)
+                report.finish(parent, items)
+            if problem_of(error):
+                print(resume, file=sys.stderr, flush=True)
+            raise
+        mlflow.log_dict(as_dict(items), runs.PLAN)
+        report.finish(parent, items)
         print(f"run {parent.info.run_id}", flush=True)
         if driver.failed:
-            again = launch.start_command(parent, arguments)
-            print(f"  to go on where it stopped:\n    {again}", file=sys.stderr, flush=True)
+            print(resume, file=sys.stderr, flush=True)
             raise SlmflowError("; ".join(f"{name} failed: {why}" for name, why in driver.failed.items()))
 
 
@@ -126,8 +133,9 @@ class Driver:
         try:
             while self._step():
                 time.sleep(POLL_SECONDS)
-        except BaseException:
-            self._stop_children()
+        except BaseException as error:
+            with last_words(error):
+                self._stop_children()
             raise
 
     def _step(self) -> bool:

@@ -13,22 +13,29 @@ from mlflow.models import Model
 
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import read_json
-from slmflow.packaging.weights import MLMODEL, weights_of
+from slmflow.packaging.weights import MLMODEL
 from slmflow.registry.gate import Champion
 from slmflow.registry.versions import registry_lock
+from slmflow.tracking import raise_problem
 from slmflow.workflow import runs
 from slmflow.workflow.plan import FINGERPRINT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 
 def is_intact(version: ModelVersion) -> bool:
-    """Whether a version's model still holds what was logged; checked by the index of the run that did."""
+    """Whether a version's model still holds what was logged; checked by the index of the run that did.
+
+    Raises UnavailableError where the store cannot be asked: a version is not passed over for that.
+    """
     try:
         runs.model_of(mlflow.get_run(version.run_id))
-    except (SlmflowError, MlflowException):
+    except (SlmflowError, MlflowException) as error:
+        raise_problem(error)
         return False
     return True
 
@@ -44,7 +51,8 @@ def champion_of(name: str, number: str) -> tuple[Champion | None, list[str]]:
         if run_id is None:
             return None, [f"champion v{number} has no evaluate_run: nothing is compared with it"]
         evaluation = runs.json_artifact(mlflow.get_run(run_id), "evaluation.json")
-    except (SlmflowError, MlflowException):
+    except (SlmflowError, MlflowException) as error:
+        raise_problem(error)
         return None, [f"the evaluation of champion v{number} cannot be read: nothing is compared with it"]
     if not is_intact(version):
         return None, [f"the model of champion v{number} is gone or damaged: nothing is compared with it"]
@@ -60,12 +68,12 @@ def digests_of(evaluate_run: Run) -> dict[str, str]:
     return digests
 
 
-def refuse_incomplete(model_id: str) -> None:
-    """Raise SlmflowError when a LoggedModel has no weights, or no signature of inputs and outputs.
+def refuse_incomplete(model_id: str, folder: Path) -> None:
+    """Raise SlmflowError when a LoggedModel, given its folder, has no signature of inputs and outputs.
 
     Unity Catalog demands the signature; without it a server checks nothing.
     """
-    signature = Model.load(str(weights_of(model_id) / MLMODEL)).signature
+    signature = Model.load(str(folder / MLMODEL)).signature
     if signature is None or signature.inputs is None or signature.outputs is None:
         raise SlmflowError(
             f"models:/{model_id}: its signature has no inputs or no outputs; log it again with both"
@@ -87,4 +95,5 @@ def registered_model(name: str) -> Iterator[tuple[MlflowClient, str]]:
         with registry_lock(name):
             yield client, name
     except MlflowException as error:
+        raise_problem(error)
         raise SlmflowError(f"model={name}: {first_line(error)}") from None

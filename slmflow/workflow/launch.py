@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from slmflow.workflow.plan import Item
 
+CLAIM_TAG = "slmflow.claim"
+"""Of a child: a mark of the one request that made it."""
 ARGUMENTS_TAG = "slmflow.arguments"
 """The words of a driver's command line, as JSON."""
 PATCH = "checkout.patch"
@@ -51,12 +54,26 @@ def create_child(parent: Run, item: Item, parameters: dict[str, str]) -> Run:
         NODE_TAG: item.node.name,
         **key_tags(item.key),
         HEARTBEAT_TAG: heartbeat(),
+        CLAIM_TAG: uuid.uuid4().hex,
     }
     client = MlflowClient()
     run = client.create_run(parent.info.experiment_id, tags=tags, run_name=item.name)
+    _close_twins(client, run)
     params = [Param(name, value) for name, value in parameters.items() if value]
     client.log_batch(run.info.run_id, params=params)
     return run
+
+
+def _close_twins(client: MlflowClient, run: Run) -> None:
+    """End the runs that the same request has made.
+
+    A server that dies between its work and its answer is asked again. The twin would be an earlier claim of
+    a living driver, and that driver would wait for itself.
+    """
+    claim = f"tags.`{CLAIM_TAG}` = '{run.data.tags[CLAIM_TAG]}'"
+    for twin in client.search_runs([run.info.experiment_id], claim):
+        if twin.info.run_id != run.info.run_id:
+            client.set_terminated(twin.info.run_id, status="KILLED")
 
 
 def start_command(parent: Run, arguments: dict[str, str]) -> str:

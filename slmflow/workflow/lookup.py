@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from slmflow.tracking import is_absent
+
 TABLES = {
     "runs": ("run_uuid", "name", "status", "artifact_uri", "start_time", "end_time", "experiment_id"),
     "tags": ("key", "value", "run_uuid"),
@@ -153,7 +155,7 @@ class ClientStore:
         try:
             run = self._client.get_run(run_id)
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            if is_absent(error):
                 return None
             raise
         return found_of(run) if run.info.lifecycle_stage == "active" else None
@@ -165,7 +167,7 @@ class ClientStore:
         try:
             return str(self._client.get_logged_model(model_id).artifact_location)
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            if is_absent(error):
                 return None
             raise
 
@@ -176,7 +178,7 @@ class ClientStore:
         try:
             self._client.get_model_version(name, version)
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            if is_absent(error):
                 return False
             raise
         return True
@@ -188,7 +190,7 @@ class ClientStore:
         try:
             return str(self._client.get_model_version_by_alias(name, alias).version)
         except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if is_absent(error) or error.error_code == "INVALID_PARAMETER_VALUE":
                 return None
             raise
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmflow.artifacts import folder_of
+from slmflow import downloads
+from slmflow.artifacts import folder_of, stored_json
+from slmflow.errors import SlmflowError, first_line
 from slmflow.files import canonical_digest, files_under, read_json, sha256_of, write_json
+from slmflow.tracking import raise_problem, uploading
 
 if TYPE_CHECKING:
     from slmflow.workflow.lookup import Found, Store
@@ -26,7 +29,7 @@ ADDED_LATER = ("/registered_model_meta", ".pyc")
 
 Index = dict[str, Any]
 """{"files": {path: {"sha256", "size", "mtime_ns", "inode"}}, "model": {"id", "location"} or null};
-time and inode are null where the store is remote."""
+without time and inode where the store is remote."""
 
 
 def publish(staged: Path, artifact_uri: str) -> dict[str, dict[str, Any]]:
@@ -34,7 +37,7 @@ def publish(staged: Path, artifact_uri: str) -> dict[str, dict[str, Any]]:
 
     Returns the digest and size of each, for the index.
     """
-    found = {
+    found: dict[str, dict[str, Any]] = {
         path.relative_to(staged).as_posix(): {"sha256": sha256_of(path), "size": path.stat().st_size}
         for path in files_under(staged)
     }
@@ -42,7 +45,10 @@ def publish(staged: Path, artifact_uri: str) -> dict[str, dict[str, Any]]:
     if target is None:
         import mlflow
 
-        mlflow.log_artifacts(str(staged))
+        with uploading():
+            mlflow.log_artifacts(str(staged))
+        for name, entry in found.items():
+            downloads.keep(staged / name, entry["sha256"])
         return found
     for path in files_under(staged):
         place = target / path.relative_to(staged)
@@ -65,7 +71,9 @@ def build_index(
     if model is not None:
         location = folder_of(model["location"])
         if location is None:
-            files |= {f"{MODEL}/{path}": {"size": size} for path, size in listed(model["location"]).items()}
+            for path, size in listed(model["location"]).items():
+                sha = downloads.digest_of(f"{model['location']}/{path}")
+                files[f"{MODEL}/{path}"] = {"sha256": sha, "size": size}
         else:
             for file in files_under(location):
                 entry = _entry(file, sha256_of(file))
@@ -189,12 +197,11 @@ def listed(uri: str) -> dict[str, int]:
 
 
 def _check_remote(found: Found, store: Store) -> Checked:
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
         sizes = listed(found.artifact_uri)
-        index: Index = mlflow.artifacts.load_dict(f"{found.artifact_uri}/{INDEX}")
+        index: Index = stored_json(found.artifact_uri, INDEX)
         if index_digest(index) != found.tags.get(INDEX_TAG):
             return Checked(f"its {INDEX} was altered")
         if index["model"] is not None:
@@ -202,8 +209,9 @@ def _check_remote(found: Found, store: Store) -> Checked:
                 return Checked(f"its LoggedModel {index['model']['id']} is gone")
             model = listed(index["model"]["location"])
             sizes |= {f"{MODEL}/{path}": size for path, size in model.items()}
-    except (MlflowException, OSError, ValueError, KeyError) as error:
-        return Checked(f"its {INDEX} cannot be read: {str(error).splitlines()[0]}")
+    except (MlflowException, SlmflowError, OSError, ValueError, KeyError) as error:
+        raise_problem(error)  # a store that is away has lost nothing
+        return Checked(f"its {INDEX} cannot be read: {first_line(error)}")
     for path, entry in index["files"].items():
         if path not in sizes:
             return Checked(f"{path} is gone")

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from slmflow.artifacts import folder_of, local_path, stored_json
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json, sha256_of
-from slmflow.packaging.weights import weights_of
+from slmflow.packaging.weights import location_of, refuse_weightless
+from slmflow.tracking import raise_problem
+from slmflow.tracking import store_name as store_name  # others ask for it here
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.outputs import (
     DAMAGED_TAG,
@@ -26,7 +25,7 @@ from slmflow.workflow.outputs import (
     Index,
     check,
     index_digest,
-    place_of,
+    listed,
 )
 from slmflow.workflow.plan import FINGERPRINT, KEY_TAG, KIND_TAG, STEP_TAG, key_tag, upstream_tag
 from slmflow.workflow.steps import STEPS
@@ -51,7 +50,8 @@ def upstream(parameter: str, run_id: str) -> Run:
     steps = next(step.inputs[parameter] for step in STEPS.values() if parameter in step.inputs)
     try:
         run = MlflowClient().get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        raise_problem(error)
         raise SlmflowError(f"{parameter}={run_id}: no such run in {store_name()}") from None
     if run.data.tags.get(KIND_TAG) == "driver":
         found = [item["run_id"] for item in items_of(run) if item["step"] in steps and item["run_id"]]
@@ -72,21 +72,6 @@ def upstream(parameter: str, run_id: str) -> Run:
             f"`mlflow runs restore --run-id {run.info.run_id}` brings it back"
         )
     return run
-
-
-def store_name() -> str:
-    """The tracking URI without user name, password or query."""
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        parts = urlsplit(uri)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    try:
-        url = make_url(uri)
-        return URL.create(
-            url.drivername, host=url.host, port=url.port, database=url.database
-        ).render_as_string()
-    except ArgumentError:  # a folder, or a name such as databricks
-        return uri
 
 
 def children(parent: Run) -> list[Run]:
@@ -111,10 +96,13 @@ def items_of(driver: Run) -> list[dict[str, Any]]:
 def artifact(run: Run, path: str) -> Path:
     """An artifact of a step's run as a local path, every byte checked against the run's index.
 
-    The stored file itself where the store is local. Raises SlmflowError when it is not what the step
-    left, and marks the run, so that it is not reused: the next run makes it again.
+    The stored file itself where the store is local, else a link to what was downloaded once. Raises
+    SlmflowError when it is not what the step left, and marks the run, so that it is not reused: the next
+    run makes it again.
     """
-    folder = local_path_of(run, path)
+    folder = folder_of(run.info.artifact_uri)
+    if folder is not None:
+        local_path_of(run, path)
     files = {
         name: entry["sha256"]
         for name, entry in index_of(run)["files"].items()
@@ -122,22 +110,34 @@ def artifact(run: Run, path: str) -> Path:
     }
     if not files:
         raise _damaged(run, f"{path} is not in its index")
-    for name, sha in files.items():
-        place = folder / name.removeprefix(path).lstrip("/")
-        if not place.is_file():
+    if folder is None:
+        return _downloaded(run, run.info.artifact_uri, files) / path
+    _check(run, folder, files)
+    return folder / path
+
+
+def _check(run: Run, folder: Path, digests: dict[str, str]) -> None:
+    for name, sha in digests.items():
+        if not (folder / name).is_file():
             raise _damaged(run, f"{name} is gone")
-        if sha256_of(place) != sha:
+        if sha256_of(folder / name) != sha:
             raise _damaged(run, f"{name} was altered")
-    return folder
+
+
+def _downloaded(run: Run, uri: str, digests: dict[str, str]) -> Path:
+    from slmflow import downloads
+
+    try:
+        return downloads.tree(uri, digests)
+    except SlmflowError as error:
+        raise _damaged(run, str(error)) from None
 
 
 def local_path_of(run: Run, path: str) -> Path:
     """An artifact of a run as a local path, unchecked. Raises SlmflowError when the run does not have it."""
     try:
         return local_path(f"{run.info.artifact_uri}/{path}")
-    except SlmflowError as error:
-        if folder_of(run.info.artifact_uri) is None:  # perhaps only the way to it is broken
-            raise SlmflowError(f"run {run.info.run_id}: {path} cannot be read: {error}; run again") from None
+    except SlmflowError:
         raise _damaged(run, f"{path} is gone") from None
 
 
@@ -179,15 +179,21 @@ def model_of(run: Run) -> tuple[str, Path]:
     model_id = index["model"]["id"]
     if open_store(run.info.experiment_id).model_location(model_id) is None:
         raise _damaged(run, f"its LoggedModel {model_id} is gone")
-    folder = weights_of(model_id)
-    for name, entry in index["files"].items():
-        if not name.startswith(f"{MODEL}/"):
-            continue
-        place = place_of(name, folder, folder)
-        if not place.is_file():
-            raise _damaged(run, f"{name} is gone")
-        if "sha256" in entry and sha256_of(place) != entry["sha256"]:
-            raise _damaged(run, f"{name} was altered")
+    digests = {
+        name.removeprefix(f"{MODEL}/"): entry["sha256"]
+        for name, entry in index["files"].items()
+        if name.startswith(f"{MODEL}/") and "sha256" in entry
+    }
+    location = location_of(model_id)
+    folder = folder_of(location)
+    if folder is None:
+        sizes = listed(location)  # what is on this host says nothing of the store
+        if gone := [name for name in digests if name not in sizes]:
+            raise _damaged(run, f"{MODEL}/{gone[0]} is gone")
+        folder = _downloaded(run, location, digests)
+    else:
+        _check(run, folder, digests)
+    refuse_weightless(model_id, folder)
     return model_id, folder
 
 

@@ -87,6 +87,7 @@ def parse_words(command: str, argv: list[str], allowed: tuple[str, ...]) -> dict
 def _run(step: str, chosen: list[Variant], arguments: dict[str, str], ids: dict[str, str]) -> None:
     import mlflow
 
+    from slmflow.tracking import last_words
     from slmflow.workflow import launch, runs
     from slmflow.workflow.plan import KIND_TAG, STEP_TAG
 
@@ -126,13 +127,15 @@ def _run(step: str, chosen: list[Variant], arguments: dict[str, str], ids: dict[
 
                 drive(step, chosen, arguments, run)
         except BaseException as error:
-            mlflow.set_tag(runs.ERROR_TAG, one_line(error))
-            if not isinstance(error, SlmflowError):
-                mlflow.log_text(traceback.format_exc(), "traceback.txt")
-            if is_step:
-                from slmflow.workflow.card import failure_card
+            text = traceback.format_exc()
+            with last_words(error):
+                mlflow.set_tag(runs.ERROR_TAG, one_line(error))
+                if not isinstance(error, SlmflowError):
+                    mlflow.log_text(text, "traceback.txt")
+                if is_step:
+                    from slmflow.workflow.card import failure_card
 
-                mlflow.log_text(failure_card(step, run, traceback.format_exc()), "card.html")
+                    mlflow.log_text(failure_card(step, run, text), "card.html")
             raise
 
 
@@ -164,7 +167,7 @@ def active_run(step: str) -> Any:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from slmflow.workflow.runs import store_name
+    from slmflow.tracking import raise_problem, store_name
 
     # A name beside the id that `mlflow run` exports makes MLflow refuse both.
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
@@ -174,6 +177,7 @@ def active_run(step: str) -> Any:
             raise SlmflowError(f"run {run_id} was closed by another driver, which took this process for dead")
         context = mlflow.start_run(run_name=None if run_id else step)
     except MlflowException as error:
+        raise_problem(error)
         raise SlmflowError(
             f"tracking store {store_name()}: {str(error).splitlines()[0]}; "
             "a sqlite path must be absolute: sqlite:////absolute/path/mlflow.db"

@@ -7,7 +7,6 @@ import resource
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 from mlflow import MlflowClient
 
+from slmflow import downloads
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json, write_json
 from slmflow.workflow import runs
@@ -92,7 +92,7 @@ def run_step(step: str, work: Work, composition: Composition, upstream: dict[str
         )
         _claim(step, run, parts, upstream)
         mlflow.log_dict(parts, FINGERPRINT)
-        scratch = scratch_of(run.info.artifact_uri) or Path(tempfile.mkdtemp(prefix="slmflow-"))
+        scratch = scratch_of(run.info.artifact_uri) or downloads.scratch()
         outputs = scratch / "outputs"
         outputs.mkdir(parents=True)
         try:

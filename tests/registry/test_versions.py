@@ -11,6 +11,7 @@ from mlflow.store.entities import PagedList
 from slmflow.config import PackageConfig
 from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import log_onnx_model
+from slmflow.packaging.weights import weights_of
 from slmflow.registry.aliases import Moved, roll_back, standing
 from slmflow.registry.names import is_catalog, registered_name, registry_tags
 from slmflow.registry.versions import FINGERPRINT_TAG, Content, find, register
@@ -157,16 +158,16 @@ def test_more_versions_than_a_page_are_looked_through(make_versions, monkeypatch
 
 
 def test_a_model_with_weights_and_a_signature_is_complete_and_one_without_is_refused(model, store):
-    refuse_incomplete(model[0])
+    refuse_incomplete(model[0], weights_of(model[0]))
     with mlflow.start_run():
         bare = mlflow.pyfunc.log_model(
             name="bare", python_model=lambda model_input: model_input, pip_requirements=[]
         )
     with pytest.raises(SlmflowError, match="has no weights"):
-        refuse_incomplete(bare.model_id)
+        refuse_incomplete(bare.model_id, weights_of(bare.model_id))
     (Path(bare.artifact_path.removeprefix("file://")) / "model.onnx").write_text("weights")
     with pytest.raises(SlmflowError, match="signature has no inputs or no outputs"):
-        refuse_incomplete(bare.model_id)
+        refuse_incomplete(bare.model_id, weights_of(bare.model_id))
 
 
 @pytest.mark.parametrize("registry", ["databricks-uc", "databricks-uc://profile"])
