@@ -8,6 +8,8 @@ import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from slmflow.artifacts import folder_of
+
 if TYPE_CHECKING:
     from mlflow.data.pandas_dataset import PandasDataset
 
@@ -29,6 +31,7 @@ def dataset_of(rows: list[Row], source: str, name: str) -> PandasDataset:
     """What `mlflow.log_input` takes; `source` is where the lines are. MLflow keeps 36 digits of a digest."""
     import mlflow
     import pandas as pd
+    from mlflow.data.code_dataset_source import CodeDatasetSource
 
     table: list[dict[str, Any]] = [
         {
@@ -41,4 +44,6 @@ def dataset_of(rows: list[Row], source: str, name: str) -> PandasDataset:
     digest = digest_of(rows)[:36]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a local path may be read by two of MLflow's classes, which are one
-        return mlflow.data.from_pandas(pd.DataFrame(table), source=source, name=name, digest=digest)
+        # MLflow 3.17.2 has no class for a server's artifacts (artifact_dataset_sources.py leaves them out).
+        place = source if folder_of(source) else CodeDatasetSource({"uri": source})
+        return mlflow.data.from_pandas(pd.DataFrame(table), source=place, name=name, digest=digest)

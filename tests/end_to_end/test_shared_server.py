@@ -261,9 +261,11 @@ def test_a_run_reaches_its_champion_and_every_command_works_and_no_record_holds_
     assert "champion v2 → v1" in do("slmflow.commands.rollback", "model=everything-onnx")
     assert "v2 is champion" in do("slmflow.commands.promote", "model=everything-onnx", "version=2")
     do("slmflow.commands.gc")
-    assert isinstance(
-        mlflow.pyfunc.load_model("models:/everything-onnx@champion").predict({"prompt": "a"})[0], str
-    )
+    mlflow.set_experiment("production of everything")
+    champion = mlflow.pyfunc.load_model("models:/everything-onnx@champion", model_config={"tracing": True})
+    assert isinstance(champion.predict({"prompt": "a"})[0], str)
+    mlflow.flush_trace_async_logging()
+    do("steps.evaluate", f"{words} monitoring.limit=5", "traces=production of everything")
     dump = server.database.dump()
     assert "everything-onnx" in dump
     for secret in (PASSWORD, "hf_plantedTokenOfAHub"):
