@@ -256,3 +256,7 @@ class Driver:
             found = self._store.run(run.info.run_id)
             if found is not None and found.status != "FINISHED":
                 close(found, "stopped with its driver")
+        # The interruption may have come between making a run and starting its process.
+        for left in runs.children(self._parent):
+            if left.info.status == "RUNNING":
+                close(found_of(left), "stopped with its driver")

@@ -50,6 +50,7 @@ def drive(server, workspace, monkeypatch):  # noqa: F811
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
         )
 
     def run(step="steps.fetch", words="", **more) -> tuple[int, str]:
@@ -161,7 +162,10 @@ def test_a_secret_that_is_not_there_ends_the_job_in_words(drive, workspace):
     [
         ({"DATABRICKS_TOKEN": "wrong"}, "Invalid access token"),
         ({"DATABRICKS_HOST": "", "DATABRICKS_TOKEN": ""}, "check DATABRICKS_HOST and DATABRICKS_TOKEN"),
-        ({"MLFLOW_TRACKING_URI": "sqlite:////tmp/none.db"}, "jobs cannot reach a sqlite store"),
+        (
+            {"MLFLOW_TRACKING_URI": "sqlite:////tmp/slmflow-none.db", "MLFLOW_EXPERIMENT_ID": "0"},
+            "jobs cannot reach a sqlite store",
+        ),
     ],
 )
 def test_what_cannot_be_reached_is_told_in_one_line(drive, workspace, variables, said):
