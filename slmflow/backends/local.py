@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slmflow.backends import new_text
 from slmflow.workflow.closure import ROOT
-from slmflow.workflow.locks import INHERITED
+from slmflow.workflow.liveness import heartbeat
+from slmflow.workflow.locks import INHERITED, take_step_lock
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -21,7 +23,31 @@ GRACE_SECONDS = 15.0
 """Between asking a child to stop and making it."""
 
 
-class Child:
+class LocalBackend:
+    """Processes on this machine."""
+
+    def slot(self) -> LocalSlot | None:
+        """A share of the host's step lock; None while somebody measures."""
+        lock = take_step_lock(wait=False)
+        return None if lock is None else LocalSlot(lock)
+
+
+class LocalSlot:
+    """A share of the host's step lock."""
+
+    def __init__(self, lock: int) -> None:
+        self._lock = lock
+
+    def start(self, run: Run, step: str, parameters: dict[str, str], log: Path) -> Process:
+        """The share passes to the process."""
+        return Process(run, step, parameters, log, self._lock)
+
+    def release(self) -> None:
+        """Close the share."""
+        os.close(self._lock)
+
+
+class Process:
     """One step's process, with its output in a file, so that it outlives a driver that is killed."""
 
     def __init__(self, run: Run, step: str, parameters: dict[str, str], log: Path, step_lock: int) -> None:
@@ -52,10 +78,9 @@ class Child:
             )
         os.close(step_lock)
 
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
+    def heartbeat(self) -> str:
+        """Of the process itself."""
+        return heartbeat(self._process.pid)
 
     def poll(self) -> int | None:
         """The exit status once it has ended; negative for a signal."""
@@ -63,11 +88,13 @@ class Child:
 
     def new_output(self) -> bytes:
         """What it has written since the last call."""
-        with self.log.open("rb") as file:
-            file.seek(self._read)
-            text = file.read()
+        text = new_text(self.log, self._read)
         self._read += len(text)
         return text
+
+    def ending(self, status: int) -> str:
+        """The signal's name, or the status."""
+        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
     def stop(self) -> None:
         """Interrupt it and its own children, and kill what does not end within GRACE_SECONDS."""

@@ -6,15 +6,18 @@ Tiny, offline:
 
     mlflow run . -e plan --env-manager local -P model=tiny_phi3
 
-`step` names the entry point that is planned, `register` if it is left out. Exit status 1 where a step is
-blocked.
+With `backend=databricks` it ends with the requests that would be submitted, what is not known yet in angle
+brackets. `step` names the entry point that is planned, `register` if it is left out. Exit status 1 where a
+step is blocked.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
+from slmflow.config.backend import DatabricksBackendConfig
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.sweep import variants
 from slmflow.workflow.lookup import open_store
@@ -38,6 +41,11 @@ def run(argv: list[str]) -> int:
     items = make_plan(step, chosen, open_store(os.environ.get("MLFLOW_EXPERIMENT_ID", "0")))
     for item in items:
         print(item.line)
+    backend = chosen[0].composition.config.backend
+    if isinstance(backend, DatabricksBackendConfig):
+        from slmflow.backends.preview import submissions
+
+        print(json.dumps(submissions(items, backend), indent=2))
     counts = {state: sum(item.state is state for item in items) for state in State}
     print(", ".join(f"{count} {state.value}" for state, count in counts.items() if count))
     return 1 if counts[State.blocked] else 0

@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from slmflow.config.backend import BackendConfig, DatabricksBackendConfig, LocalBackendConfig
 from slmflow.config.driver import DriverConfig, Verify
 from slmflow.config.export import (
     ExportConfig,
@@ -43,7 +44,9 @@ from slmflow.config.source import (
 __all__ = [
     "AdapterConfig",
     "Architecture",
+    "BackendConfig",
     "Config",
+    "DatabricksBackendConfig",
     "DriverConfig",
     "EvaluateConfig",
     "ExportConfig",
@@ -54,6 +57,7 @@ __all__ = [
     "HubSource",
     "Level",
     "LoadTest",
+    "LocalBackendConfig",
     "LocalSource",
     "Method",
     "MlflowSource",
@@ -102,6 +106,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     driver: DriverConfig = field(default_factory=DriverConfig)
+    backend: BackendConfig = field(default_factory=BackendConfig)
     monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
 
     def __post_init__(self) -> None:
@@ -119,6 +124,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "local": LocalSource,
         "mlflow": MlflowSource,
         "random": RandomSource,
+    },
+    "schema/backend": {
+        "local": LocalBackendConfig,
+        "databricks": DatabricksBackendConfig,
     },
     "schema/export": {
         "genai": GenaiExport,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import mlflow
 from mlflow import MlflowClient
 
-from slmflow.backends.local import Child
+from slmflow.backends import Backend, Child, backend_of
 from slmflow.errors import SlmflowError
 from slmflow.registry.admission import refuse_early
 from slmflow.tracking import last_words, problem_of
@@ -20,14 +20,23 @@ from slmflow.workflow.liveness import (
     HEARTBEAT_TAG,
     beating,
     close,
-    heartbeat,
     is_alive,
     is_ours_and_dead,
     remove_scratch,
 )
-from slmflow.workflow.locks import held, take_step_lock
+from slmflow.workflow.locks import held
 from slmflow.workflow.lookup import found_of, open_store
-from slmflow.workflow.plan import KIND_TAG, Item, State, as_dict, disbelieve, key_tag, make_plan, settle
+from slmflow.workflow.plan import (
+    KIND_TAG,
+    Item,
+    State,
+    as_dict,
+    disbelieve,
+    key_tag,
+    make_plan,
+    parameters_of,
+    settle,
+)
 from slmflow.workflow.steps import STEPS
 from slmflow.workflow.terminal import Terminal
 
@@ -70,7 +79,8 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         if blocked:
             raise SlmflowError(f"{blocked[0].name} is blocked: {blocked[0].reason}")
         resume = f"  to go on where it stopped:\n    {launch.start_command(parent, arguments)}"
-        driver = Driver(items, store, parent, keep_going=len(variants) > 1)
+        backend = backend_of(first.config.backend)
+        driver = Driver(items, store, parent, backend, keep_going=len(variants) > 1)
         try:
             driver.run()
         except BaseException as error:
@@ -102,12 +112,15 @@ def reap(parent: Run) -> None:
 class Driver:
     """The loop over the items of one plan."""
 
-    def __init__(self, items: list[Item], store: Store, parent: Run, *, keep_going: bool) -> None:
+    def __init__(
+        self, items: list[Item], store: Store, parent: Run, backend: Backend, *, keep_going: bool
+    ) -> None:
         self.items = items
         self.failed: dict[str, str] = {}
         """Item to the one line that says why."""
         self._store = store
         self._parent = parent
+        self._backend = backend
         self._keep_going = keep_going
         self._parallel = items[0].composition.config.driver.parallel if items else 1
         self._ids: dict[str, str] = {}
@@ -173,41 +186,31 @@ class Driver:
 
     def _launch(self, item: Item) -> None:
         """Claim the step and start it, unless another driver has it or somebody measures."""
-        lock = take_step_lock(wait=False)
-        if lock is None:
+        slot = self._backend.slot()
+        if slot is None:
             return
         cached = item.composition.config.driver.cache
         with held(f"{self._store_name()} {item.key}"):
             if cached:
                 settle(item, self._store)
             if item.state is not State.run:
-                os.close(lock)
+                slot.release()
                 return
-            parameters = self._parameters(item)
+            parameters = parameters_of(item, self._ids)
             run = launch.create_child(self._parent, item, parameters)
         if cached and (first := self._earlier_claim(item, run)):
             MlflowClient().set_terminated(run.info.run_id, status="KILLED")
             item.state, item.run_id = State.wait, first
-            os.close(lock)
+            slot.release()
             return
         item.run_id = run.info.run_id
         self._terminal.line(f"● {item.name}  {item.reason}, run {run.info.run_id}")
-        child = Child(run, item.node.step, parameters, report.log_of(run), lock)
+        child = slot.start(run, item.node.step, parameters, report.log_of(run))
         self._running[item.name] = (item, run, child, time.time())
-        MlflowClient().set_tag(run.info.run_id, HEARTBEAT_TAG, heartbeat(child.pid))
+        MlflowClient().set_tag(run.info.run_id, HEARTBEAT_TAG, child.heartbeat())
 
     def _store_name(self) -> str:
         return f"{runs.store_name()} {self._parent.info.experiment_id}"
-
-    def _parameters(self, item: Item) -> dict[str, str]:
-        composition = item.composition
-        overrides = composition.overrides
-        return {
-            "model": composition.choices["model"],
-            "export": composition.choices["export"],
-            "overrides": " ".join([overrides, *item.pins]).strip(),
-            **{parameter: self._ids[need] for parameter, need in item.needs.items()},
-        }
 
     def _earlier_claim(self, item: Item, mine: Run) -> str | None:
         """Another driver's claim, on another host, that came first: the lock reaches this host only."""
@@ -237,8 +240,7 @@ class Driver:
         if now.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, status="FAILED")
         remove_scratch(run.info.artifact_uri)
-        killed = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        cause = now.data.tags.get(runs.ERROR_TAG) or killed
+        cause = now.data.tags.get(runs.ERROR_TAG) or child.ending(status)
         if runs.ERROR_TAG not in now.data.tags:
             client.set_tag(run.info.run_id, runs.ERROR_TAG, cause)
         item.state, self.failed[name] = State.failed, cause
@@ -254,3 +256,7 @@ class Driver:
             found = self._store.run(run.info.run_id)
             if found is not None and found.status != "FINISHED":
                 close(found, "stopped with its driver")
+        # The interruption may have come between making a run and starting its process.
+        for left in runs.children(self._parent):
+            if left.info.status == "RUNNING":
+                close(found_of(left), "stopped with its driver")

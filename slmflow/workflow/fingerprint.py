@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from slmflow.config.backend import DatabricksBackendConfig
 from slmflow.files import canonical_digest
 from slmflow.machine import machine
 from slmflow.sources.identity import Identity, adapter_identity, identity_of
@@ -32,8 +33,10 @@ def ingredients(
     ignores; the keys of its upstream runs by parameter, so that the key is a Merkle tree; `identity`, the
     content that names in the configuration lead to (the source's commit or digest, the text's digest); the
     installed versions of the distributions that it declares; the digests of its own modules' static import
-    closure; and for a step whose result holds times, the machine.
+    closure; and for a step whose result holds times, the machine: of a remote one what is known beforehand.
     """
+    backend = composition.config.backend
+    hardware = backend.hardware() if isinstance(backend, DatabricksBackendConfig) else machine()
     return {
         "step": {"name": step.name, "version": step.version},
         "config": configuration_of(step, composition),
@@ -41,7 +44,7 @@ def ingredients(
         "identity": dict(sorted(identity.items())),
         "installed": {name: _installed(name) for name in sorted(step.distributions(composition.config))},
         "code": code_of(f"steps.{step.name}", step.ships),
-        "machine": machine() if step.of_machine else {},
+        "machine": hardware if step.of_machine else {},
     }
 
 

@@ -247,6 +247,17 @@ def _changed(item: Item, store: Store) -> str:
     return ", ".join(nearest[:3]) + (f" and {len(nearest) - 3} more" if len(nearest) > 3 else "")
 
 
+def parameters_of(item: Item, ids: dict[str, str]) -> dict[str, str]:
+    """The words of an item's step; `ids` are the runs of the items that it needs, by their names."""
+    composition = item.composition
+    return {
+        "model": composition.choices["model"],
+        "export": composition.choices["export"],
+        "overrides": " ".join([composition.overrides, *item.pins]).strip(),
+        **{parameter: ids[need] for parameter, need in item.needs.items()},
+    }
+
+
 def as_dict(items: list[Item]) -> list[dict[str, Any]]:
     """For `plan.json`."""
     return [

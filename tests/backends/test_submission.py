@@ -1,0 +1,155 @@
+"""What is uploaded and submitted for a remote step, before anything is reached."""
+
+import io
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from databricks.sdk.service.jobs import SubmitTask
+
+from slmflow.backends import archive
+from slmflow.backends.archive import project_archive
+from slmflow.backends.run_step import run
+from slmflow.backends.submission import StepRun, submission
+from slmflow.compose import compose
+from slmflow.config.backend import DatabricksBackendConfig
+from slmflow.errors import SlmflowError
+
+STEP = StepRun(
+    "fetch",
+    {"model": "tiny_phi3", "overrides": "a='x y' b=[1, 2]", "none": ""},
+    "r1",
+    "0",
+    "databricks",
+    "databricks-uc",
+)
+
+
+def body_of(**settings):
+    return submission(DatabricksBackendConfig(**settings), "/Workspace/code", STEP)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"existing_cluster_id": "0101-x"},
+        {"new_cluster": {"spark_version": "15.4.x-scala2.12", "num_workers": 0}},
+    ],
+)
+def test_a_submission_is_what_the_jobs_api_reads(settings):
+    (task,) = body_of(**settings)["tasks"]
+    assert SubmitTask.from_dict(task).as_dict() == task, "no key is lost, so none is misspelt"
+
+
+def test_each_word_reaches_the_step_whole_whatever_is_in_it():
+    words = body_of()["tasks"][0]["spark_python_task"]["parameters"]
+    assert words[words.index("--") + 1 :] == ["fetch", "model=tiny_phi3", "overrides=a='x y' b=[1, 2]"]
+
+
+def test_serverless_compute_installs_the_pinned_requirements():
+    (environment,) = body_of()["environments"]
+    assert environment["spec"] == {
+        "environment_version": "2",
+        "dependencies": ["-r /Workspace/code/requirements.txt"],
+    }
+
+
+def test_a_secret_is_named_and_never_held():
+    secrets = {"HF_TOKEN": "hub/token"}
+    assert (
+        "--secret=HF_TOKEN=hub/token"
+        in body_of(secrets=secrets)["tasks"][0]["spark_python_task"]["parameters"]
+    )
+    cluster = {"spark_version": "15.4.x-scala2.12", "spark_env_vars": {"A": "b"}}
+    task = body_of(secrets=secrets, new_cluster=cluster)["tasks"][0]
+    assert task["new_cluster"]["spark_env_vars"] == {"A": "b", "HF_TOKEN": "{{secrets/hub/token}}"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "backend=databricks +backend.secrets.HF_TOKEN=hf_planted",
+            "backend.secrets.HF_TOKEN: must be scope/key",
+        ),
+        ("backend=databricks backend.retries=-1", "backend.retries"),
+        ("backend=databricks backend.folder=here", "must be absolute"),
+        (
+            "backend=databricks backend.existing_cluster_id=x +backend.new_cluster.spark_version=y",
+            "exclude each other",
+        ),
+    ],
+)
+def test_a_wrong_backend_is_refused_in_one_line_without_the_secret(words, said):
+    with pytest.raises(SlmflowError, match=said) as found:
+        compose("tiny_phi3", overrides=words)
+    assert "hf_planted" not in str(found.value)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A small project, as git sees it."""
+    for name in ("MLproject", "steps/fetch.py", "kept.bin", ".venv/lib/big.so", "mlruns/run"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / ".gitignore").write_text(".venv\nmlruns\n")
+    subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    (tmp_path / "untracked.txt").write_text("mine")
+    monkeypatch.setattr(archive, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        archive, "git", lambda *words: subprocess.run(["git", "-C", tmp_path, *words], capture_output=True)
+    )
+    return tmp_path
+
+
+def test_only_tracked_files_are_uploaded_and_equal_files_give_equal_bytes(checkout):
+    first = project_archive()
+    with tarfile.open(fileobj=io.BytesIO(first.content)) as packed:
+        assert packed.getnames() == [".gitignore", "MLproject", "kept.bin", "steps/fetch.py"]
+    (checkout / "MLproject").touch()
+    assert project_archive().digest == first.digest
+    (checkout / "MLproject").write_text("changed, not committed")
+    assert project_archive().digest != first.digest
+
+
+@pytest.mark.parametrize("name", [".env", "deploy.pem", "credentials.json"])
+def test_a_tracked_file_that_is_named_as_credentials_are_is_not_uploaded(checkout, name):
+    (checkout / name).write_text("x")
+    subprocess.run(["git", "add", "-f", name], cwd=checkout, check=True)
+    with pytest.raises(SlmflowError, match="named as credentials are"):
+        project_archive()
+
+
+def test_an_upload_is_bounded(checkout, monkeypatch):
+    monkeypatch.setattr(archive, "LIMIT_BYTES", 100)
+    with pytest.raises(SlmflowError, match="take large files out of git"):
+        project_archive()
+
+
+def test_without_git_what_to_upload_cannot_be_told(checkout):
+    (checkout / ".git").rename(checkout / "was-git")
+    with pytest.raises(SlmflowError, match="no git checkout"):
+        project_archive()
+
+
+def test_the_script_on_the_other_side_sets_the_variables_and_tells_the_steps_status(tmp_path, capfd):
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "__init__.py").touch()
+    (tmp_path / "steps" / "fetch.py").write_text(
+        "import os, sys\nprint(os.environ['NAME'], sys.argv[1:])\nsys.exit(int(sys.argv[1]))\n"
+    )
+    with tarfile.open(tmp_path / "code.tar.gz", "w:gz") as packed:
+        packed.add(tmp_path / "steps", "steps")
+    words = [str(tmp_path / "code.tar.gz"), "--set=NAME=a=b 'c'", "--", "fetch"]
+    assert run([*words, "0", "a='x y'"]) == 0
+    assert run([*words, "3"]) == 3
+    assert """a=b 'c' ['0', "a='x y'"]""" in capfd.readouterr().out
+
+
+def test_the_script_needs_nothing_but_the_standard_library():
+    code = "import sys; sys.path[:0] = ['slmflow/backends']; import run_step; print('slmflow' in sys.modules, 'mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
