@@ -5,7 +5,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,15 +14,11 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+from tests.free_port import free_port
+
 ADMIN, PASSWORD = "admin", "planted-Secret-7f3a91"
 SECONDS = 120
 """How long a server may take to answer: the first start makes a hundred migrations."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def program(name: str) -> str:

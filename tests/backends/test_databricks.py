@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from slmflow.workflow.closure import ROOT
-from tests.databricks_stand_in import TOKEN, databricks
+from tests.databricks import TOKEN, databricks
 from tests.end_to_end.test_server import server  # noqa: F401 the store that both sides reach
 
 pytestmark = pytest.mark.slow

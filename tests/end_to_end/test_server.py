@@ -1,6 +1,5 @@
 """The same workflow against a tracking server that hands artifacts on: nothing of it is on a local disk."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -16,14 +15,9 @@ from slmflow.workflow.plan import State
 from tests.conftest import run_project
 from tests.end_to_end.test_cache import ALL, WORDS, plan, states
 from tests.end_to_end.test_tiny_workflow import registry
+from tests.free_port import free_port
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_until_up(uri: str, server: subprocess.Popen) -> None:
