@@ -9,7 +9,7 @@ export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint bench lock clean
+.PHONY: help setup run test test-all lint databricks bench lock clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,13 @@ test: lint  ## lint, types, and every test that is not slow
 
 test-all: lint  ## every test
 	$(ACTIVATE) && env -u MLFLOW_TRACKING_URI pytest tests
+
+databricks: $(STAMP)  ## the whole workflow as one job of a workspace; CONFIG=… is its cluster, ARGS='-P model=…'
+	@folder=$$(mktemp -d) && git archive --format zip -o $$folder/slmflow.zip HEAD && \
+	size=$$(stat -c %s $$folder/slmflow.zip) && echo "tracked files of $$(git rev-parse --short HEAD): $$size bytes" && \
+	{ [ $$size -le 10000000 ] || { echo "make: more than 10 MB is not sent: take large files out of git" >&2; exit 1; }; } && \
+	$(ACTIVATE) && mlflow run $$folder/slmflow.zip -e register -b databricks \
+	  --backend-config $(or $(CONFIG),databricks/backend.json) --env-manager $(or $(ENV_MANAGER),uv) $(ARGS)
 
 bench: $(STAMP)  ## every benchmark: prints tables, writes benchmarks/results/*.json
 	$(ACTIVATE) && set -e; for script in benchmarks/[a-z]*.py; do python -m benchmarks.$$(basename $$script .py); done

@@ -55,6 +55,13 @@ def slug(value: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", re.sub(r"\.gguf$", "", last.lower())).strip("-.") or "model"
 
 
+def name_in(schema: str, name: str) -> str:
+    """A registered model's name in a schema of Unity Catalog, where it has no dots of its own."""
+    if name.startswith(f"{schema}."):
+        return name
+    return f"{schema}.{name.replace('.', '_')}"
+
+
 def split_overrides(text: str) -> list[str]:
     """The Hydra overrides in one shell-like string; quotes guard spaces, lists and dicts survive.
 
@@ -93,6 +100,8 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     del container["hydra"]
     config = _objects(container, chosen + tokens)
     _consistent(config)
+    if config.backend.schema:
+        container.model.name = config.model.name = name_in(config.backend.schema, config.model.name)
     rest = [token for token in tokens if key_of(token) not in GROUP_PARAMETERS]
     yaml = OmegaConf.to_yaml(container, resolve=True)
     return Composition(config, choices, shlex.join(rest), yaml, _base(config.model))

@@ -2,7 +2,8 @@
 
     python run_step.py <archive> [--set=NAME=value …] [--secret=NAME=scope/key …] -- fetch model=tiny_phi3
 
-Unpacks the project's archive into a fresh folder, sets the variables, and runs `python -m steps.<step>`.
+Unpacks the project's archive into a fresh folder (where it is a folder, stays in it), sets the variables,
+and runs `python -m steps.<step>`. An empty `--secret=` is none: a bundle's variable cannot take a word away.
 A job that is cancelled gets SIGTERM, which the step takes as an interruption.
 """
 
@@ -26,17 +27,21 @@ def secret(place: str) -> str:
 def run(words: list[str]) -> int:
     """Returns the step's exit status."""
     end = words.index("--")
-    (archive, *options), (step, *arguments) = words[:end], words[end + 1 :]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    (project, *options), (step, *arguments) = words[:end], words[end + 1 :]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     for option in options:
+        if option == "--secret=":
+            continue
         kind, name, value = option.split("=", 2)
         environment[name] = secret(value) if kind == "--secret" else value
     with tempfile.TemporaryDirectory(prefix="slmflow-job-") as folder:
-        with tarfile.open(archive) as packed:
-            packed.extractall(folder, filter="data")
         environment["TMPDIR"] = tempfile.mkdtemp(dir=folder)
+        if not os.path.isdir(project):
+            with tarfile.open(project) as packed:
+                packed.extractall(folder, filter="data")
+            project = folder
         command = [sys.executable, "-m", f"steps.{step}", *arguments]
-        process = subprocess.Popen(command, cwd=folder, env=environment)
+        process = subprocess.Popen(command, cwd=project, env=environment)
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         return process.wait()
 

@@ -16,6 +16,12 @@ class BackendConfig:
     """What every backend says of itself."""
 
     kind: str = MISSING
+    schema: str = ""
+    """`catalog.schema` of the registered models in Unity Catalog; empty: model.name is taken as it is."""
+
+    def __post_init__(self) -> None:
+        if self.schema and not re.fullmatch(r"[\w-]+\.[\w-]+", self.schema):
+            raise ValueError(f"backend.schema={self.schema!r}: must be <catalog>.<schema>")
 
 
 @dataclass
@@ -52,6 +58,7 @@ class DatabricksBackendConfig(BackendConfig):
     """For a job; 0: no limit."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         in_range("backend.retries", self.retries, 0)
         in_range("backend.timeout_minutes", self.timeout_minutes, 0)
         if self.new_cluster and self.existing_cluster_id:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slmflow.errors import SlmflowError
-from slmflow.registry.names import registered_name
+from slmflow.errors import SlmflowError, first_line
+from slmflow.registry.names import is_catalog, registered_name
 
 if TYPE_CHECKING:
     from slmflow.config import Config, GateConfig
@@ -18,9 +18,26 @@ def refuse_early(config: Config, registry: str) -> None:
 
     A licence that the configuration does not know is left to `register`: a GGUF file may state it.
     """
-    registered_name(config.model.name, "onnx", registry)
+    name = registered_name(config.model.name, "onnx", registry)
+    if is_catalog(registry):
+        refuse_absent_schema(name, registry)
     if config.model.licence != UNKNOWN:
         refuse_licence(config.model.licence, config.gate)
+
+
+def refuse_absent_schema(name: str, registry: str) -> None:
+    """Raise SlmflowError unless Unity Catalog has the schema of a model's name for this user to see."""
+    from databricks.sdk import WorkspaceClient
+    from databricks.sdk.errors import NotFound, PermissionDenied
+
+    schema = name.rpartition(".")[0]
+    try:
+        WorkspaceClient(profile=registry.partition("://")[2] or None).schemas.get(schema)
+    except (NotFound, PermissionDenied) as error:
+        raise SlmflowError(
+            f"model.name={name.rpartition('-')[0]}: Unity Catalog has no schema {schema} for this user "
+            f"({first_line(error)}); name another, or let its owner grant USE SCHEMA and CREATE MODEL"
+        ) from None
 
 
 def refuse_licence(licence: str | None, gate: GateConfig) -> None:

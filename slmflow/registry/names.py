@@ -25,7 +25,7 @@ def registered_name(model: str, candidate: str, registry: str) -> str:
     if is_catalog(registry) and not re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", model):
         raise SlmflowError(
             f"model.name={model}: Unity Catalog ({registry}) takes three parts without further dots; "
-            "give model.name=<catalog>.<schema>.<model>"
+            "give backend.schema=<catalog>.<schema>, or the whole model.name"
         )
     return f"{model}-{candidate}"
 

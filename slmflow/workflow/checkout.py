@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,8 @@ PLAIN = ("--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
 """Options against what the user's own settings make of a diff."""
 COMMIT_TAG = "slmflow.git.commit"
 DIRTY_TAG = "slmflow.git.dirty"
+COMMIT_VARIABLE = "SLMFLOW_GIT_COMMIT"
+"""By which a job whose folder is no checkout is told the commit (databricks.yml)."""
 PATCH_TAG = "slmflow.git.patch"
 """`logged`, or why the changes could not be: such a run cannot be reproduced."""
 
@@ -36,7 +39,7 @@ class Checkout:
     """The project's folder against its commit."""
 
     commit: str | None
-    """None where it is no git checkout."""
+    """None where it is no git checkout, nor a copy that knows its commit."""
     dirty: bool
     patch: bytes
     """`git diff HEAD --binary` of the tracked files, and the untracked text files as additions."""
@@ -58,10 +61,10 @@ def checkout(folder: Path = ROOT) -> Checkout:
     try:
         top = git("rev-parse", "--show-toplevel", "HEAD", folder=folder)
     except FileNotFoundError:  # no git on this machine
-        return Checkout(None, False, b"", "")
+        return Checkout(packed_commit(folder), False, b"", "")
     lines = top.stdout.decode().splitlines()
     if top.returncode or len(lines) != 2 or Path(lines[0]).resolve() != folder.resolve():
-        return Checkout(None, False, b"", "")
+        return Checkout(packed_commit(folder), False, b"", "")
     status = git("status", "--porcelain", "-z", "--untracked-files=all", folder=folder).stdout
     if not status:
         return Checkout(lines[1], False, b"", "")
@@ -69,8 +72,12 @@ def checkout(folder: Path = ROOT) -> Checkout:
     untracked = git("ls-files", "--others", "--exclude-standard", "-z", folder=folder).stdout
     withheld = ""
     for name in [part.decode() for part in untracked.split(b"\0") if part]:
-        content = (folder / name).read_bytes() if (folder / name).is_file() else b""
-        if len(content) + len(patch) > LIMIT_BYTES:
+        path = folder / name
+        plain = path.is_file() and not path.is_symlink()
+        content = path.read_bytes() if plain else b""
+        if not plain:  # a link to a folder, another repository
+            withheld = withheld or f"the untracked {name} is no plain file"
+        elif len(content) + len(patch) > LIMIT_BYTES:
             withheld = withheld or f"with {name} the changes have more than {LIMIT_BYTES:,} bytes"
         elif any(fnmatchcase(Path(name).name, pattern) for pattern in SECRET_NAMES):
             withheld = withheld or f"the untracked file {name} may hold credentials"
@@ -85,6 +92,13 @@ def checkout(folder: Path = ROOT) -> Checkout:
         line = patch[: secret.start()].count(b"\n") + 1
         withheld = f"line {line} of the changes looks like a credential"
     return Checkout(lines[1], True, b"" if withheld else patch, withheld)
+
+
+def packed_commit(folder: Path) -> str | None:
+    """The commit of a copy without git: as `git archive` wrote it into the copy, or as a job is told it."""
+    stamp = folder / "slmflow" / "workflow" / "commit.txt"  # .gitattributes: export-subst
+    said = os.environ.get(COMMIT_VARIABLE) or (stamp.read_text() if stamp.is_file() else "")
+    return said.strip() if re.fullmatch(r"[0-9a-f]{40}", said.strip()) else None
 
 
 @cache

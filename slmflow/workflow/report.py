@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import tempfile
@@ -172,8 +173,9 @@ def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:
     load = f'import mlflow; model = mlflow.pyfunc.load_model("{model}")'
     chat = '{"messages": [{"role": "user", "content": "Hello! Who are you?"}], "max_tokens": 64}'
     ui = f"mlflow ui --port 5000 --backend-store-uri {shlex.quote(store)}   # then http://127.0.0.1:5000"
-    if "://" in store and store.startswith(("http", "databricks")):
-        ui = f"# the runs are at {store}"
+    if store.startswith(("http", "databricks")):
+        place = os.environ.get("DATABRICKS_HOST", store) if store == "databricks" else store
+        ui = f"# the runs are at {place}"
     setup = [f"export MLFLOW_TRACKING_URI={shlex.quote(store)}"]
     if sys.prefix != sys.base_prefix:
         setup.insert(0, f". {sys.prefix}/bin/activate")

@@ -178,9 +178,10 @@ def active_run(step: str) -> Any:
         context = mlflow.start_run(run_name=None if run_id else step)
     except MlflowException as error:
         raise_problem(error)
-        raise SlmflowError(
-            f"tracking store {store_name()}: {str(error).splitlines()[0]}; "
-            "a sqlite path must be absolute: sqlite:////absolute/path/mlflow.db"
-        ) from None
+        store = store_name()
+        hint = "a sqlite path must be absolute: sqlite:////absolute/path/mlflow.db"
+        if store.startswith("databricks"):
+            hint = "name an experiment: export MLFLOW_EXPERIMENT_NAME=/Users/<you>/slmflow"
+        raise SlmflowError(f"tracking store {store}: {str(error).splitlines()[0]}; {hint}") from None
     with context as run:
         yield run

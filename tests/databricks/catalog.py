@@ -25,6 +25,11 @@ class Catalog:
             raise absent(f"Routine or Model '{name}' does not exist.")
         return self.models[name]
 
+    def get_schema(self, request: Request) -> dict:
+        if request.words[0] not in SCHEMAS:
+            raise RefusedError(404, "SCHEMA_DOES_NOT_EXIST", f"Schema '{request.words[0]}' does not exist.")
+        return {"full_name": request.words[0]}
+
     def create_model(self, request: Request) -> dict:
         name = request.body["name"]
         parts = name.split(".")
@@ -175,6 +180,7 @@ class Catalog:
         models, versions = f"{base}/registered-models", f"{base}/model-versions"
         sdk = {"is_databricks_sdk_models_artifact_repository_enabled": True}
         return [
+            ("GET", r"/api/2\.1/unity-catalog/schemas/(.+)", self.get_schema),
             ("POST", f"{models}/create", self.create_model),
             ("GET", f"{models}/get", self.get_model),
             ("GET", f"{models}/search", self.search_models),

@@ -87,6 +87,17 @@ class Files:
             raise RefusedError(404, "NOT_FOUND", "The directory being accessed is not found.")
         return Answer(200)
 
+    def run_artifacts(self, request: Request) -> dict:
+        """The older listing of a run's artifacts, to which the client falls back."""
+        (root,) = (self.folder / "files" / "WorkspaceInternal").rglob(
+            f"Runs/{request.body['run_id']}/artifacts"
+        )
+        place = root / request.body.get("path", "")
+        found = sorted(place.iterdir()) if place.is_dir() else []
+        sizes = [{"is_dir": True} if one.is_dir() else {"file_size": one.stat().st_size} for one in found]
+        entries = [{"path": str(p.relative_to(root)), **size} for p, size in zip(found, sizes, strict=True)]
+        return {"root_uri": "", "files": entries}
+
     def directory(self, request: Request) -> dict:
         self.is_directory(request)
         contents = []
@@ -158,6 +169,7 @@ class Files:
             ("POST", r"/api/2\.0/workspace/mkdirs", self.mkdirs),
             ("POST", r"/api/2\.0/workspace/import", self.import_),
             ("GET", r"/api/2\.0/workspace/get-status", self.get_status),
+            ("GET", r"/api/2\.0/mlflow/artifacts/list", self.run_artifacts),
             ("PUT", files, self.write),
             ("GET", files, self.read),
             ("POST", files, self.post),

@@ -57,7 +57,7 @@ def remote(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
-    yield lambda words: run_project(words, tmp_path, MLFLOW_TRACKING_URI=uri)
+    yield lambda words, **more: run_project(words, tmp_path, MLFLOW_TRACKING_URI=uri, **more)
     mlflow.set_tracking_uri(None)
 
 
@@ -105,13 +105,18 @@ def test_an_artifact_that_the_server_lost_makes_its_step_run_again(server, remot
     assert plan()["export_onnx"][0] is State.cached
 
 
-def test_a_flipped_byte_is_found_by_the_step_that_reads_it_and_the_next_run_heals_it(server, remote):
-    """Sizes are all that a store tells of its artifacts, so the plan believes them; the reader hashes."""
+def test_a_flipped_byte_is_found_by_the_step_that_reads_it_and_the_next_run_heals_it(
+    server, remote, tmp_path
+):
+    """Sizes are all that a store tells of its artifacts, so the plan believes them; the reader hashes.
+
+    A host that has the content already does not read it from the server, so the reader is another one.
+    """
     export = newest("export_onnx")
     path = stored(server, export, "onnx/genai_config.json")
     path.write_bytes(path.read_bytes().replace(b"context_length", b"context_lengTh"))
     words = [*WORDS[:2], "-P", f"{WORDS[3]} package.top_p=0.5"]
-    failed = remote(words)
+    failed = remote(words, XDG_CACHE_HOME=str(tmp_path / "another host"))
     assert failed.returncode != 0
     assert "onnx/genai_config.json was altered; run again" in failed.stdout + failed.stderr
     assert "onnx/genai_config.json was altered" in plan()["export_onnx"][1]
