@@ -126,8 +126,9 @@ def interpreter(original: Run, scratch: Path) -> str:
     differing = sorted(set(wanted) ^ set(here))
     print(f"environment: building the recorded one, as {', '.join(differing[:4])} … differ", flush=True)
     pins = scratch / "requirements.txt"
-    # A local label such as torch's +cpu names a build, which only some indexes have.
-    pins.write_text("".join(f"{line.split('+')[0]}\n" for line in wanted))
+    # With pip, by which `fetch` downloads: the one that a new environment begins with is older. A local
+    # label such as torch's +cpu names a build, which only some indexes have.
+    pins.write_text("".join(f"{line.split('+')[0]}\n" for line in recorded.splitlines()))
     venv = scratch / "venv"
     python = str(venv / "bin" / "python")
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)

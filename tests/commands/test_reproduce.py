@@ -1,12 +1,19 @@
 """What cannot be reproduced is refused with its reason, and what differs is named file by file."""
 
 import json
+import subprocess
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from slmflow.commands.reproduce import check_out, content_differences, driver_run, record_differences
+from slmflow.commands.reproduce import (
+    check_out,
+    content_differences,
+    driver_run,
+    interpreter,
+    record_differences,
+)
 from slmflow.errors import SlmflowError
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, checkout
 from slmflow.workflow.plan import KIND_TAG
@@ -92,3 +99,12 @@ def test_the_recorded_commit_and_changes_are_checked_out_apart(store, tmp_path):
     clone = check_out(driver_run(run_id), tmp_path)
     assert (clone / "new.txt").read_text() == "x\n"
     assert (clone / "MLproject").is_file()
+
+
+def test_a_recorded_environment_is_built_with_its_pip(store, tmp_path):
+    """`fetch` downloads wheels by pip with options that the pip of a new environment need not have."""
+    with mlflow.start_run() as run:
+        mlflow.log_text("pip==26.2.1\nsix==1.17.0\n", "installed.txt")
+    python = interpreter(run, tmp_path)
+    said = subprocess.run([python, "-m", "pip", "freeze", "--all"], capture_output=True, text=True).stdout
+    assert {"pip==26.2.1", "six==1.17.0"} <= set(said.split())

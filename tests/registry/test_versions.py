@@ -175,7 +175,7 @@ def test_unity_catalog_takes_three_parts_and_says_so_otherwise(registry):
     assert is_catalog(registry)
     assert registered_name("main.slm.smollm2-135m", "onnx", registry) == "main.slm.smollm2-135m-onnx"
     for name in ("smollm2-135m", "main.slm.qwen3-0.6b", "slm.smollm2"):
-        with pytest.raises(SlmflowError, match=r"give model.name=<catalog>.<schema>.<model>"):
+        with pytest.raises(SlmflowError, match=r"give backend.schema=<catalog>.<schema>"):
             registered_name(name, "onnx", registry)
 
 

@@ -4,7 +4,14 @@ import subprocess
 
 import pytest
 
-from slmflow.workflow.checkout import LIMIT_BYTES, checkout, git, installed, own_distributions
+from slmflow.workflow.checkout import (
+    COMMIT_VARIABLE,
+    LIMIT_BYTES,
+    checkout,
+    git,
+    installed,
+    own_distributions,
+)
 
 
 @pytest.fixture
@@ -109,3 +116,37 @@ def test_the_environment_is_every_distribution_with_its_version():
     assert any(line.startswith("mlflow==3") for line in lines)
     assert any(line.startswith("onnxruntime-genai==") for line in lines)
     assert not [line for line in own_distributions(installed()) if line.startswith(("pip==", "setuptools=="))]
+
+
+def test_what_is_no_plain_file_cannot_be_recorded_and_is_named(clone, tmp_path):
+    (clone / "link").symlink_to(tmp_path)
+    found = state(clone)
+    assert found.dirty
+    assert found.withheld == "the untracked link is no plain file"
+
+
+def test_an_archive_of_a_commit_knows_it(clone, tmp_path):
+    stamp = clone / "slmflow" / "workflow" / "commit.txt"
+    stamp.parent.mkdir(parents=True)
+    stamp.write_text("$Format:%H$\n")
+    (clone / ".gitattributes").write_text("slmflow/workflow/commit.txt export-subst\n")
+    who = ("-c", "user.name=t", "-c", "user.email=t@t")
+    for words in (("add", "-A"), (*who, "commit", "-qm", "stamp")):
+        assert git(*words, folder=clone).returncode == 0
+    head = git("rev-parse", "HEAD", folder=clone).stdout.decode().strip()
+    packed = tmp_path / "project.tar"
+    assert git("archive", "-o", str(packed), "HEAD", folder=clone).returncode == 0
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    subprocess.run(["tar", "-xf", packed, "-C", copy], check=True)
+    assert state(copy).commit == head
+    (copy / "slmflow" / "workflow" / "commit.txt").write_text("$Format:%H$\n")
+    assert state(copy).commit is None
+
+
+def test_a_job_is_told_the_commit_of_its_folder(tmp_path, clone, monkeypatch):
+    monkeypatch.setenv(COMMIT_VARIABLE, "0" * 40)
+    assert state(tmp_path).commit == "0" * 40
+    assert state(clone).commit != "0" * 40, "a checkout knows better"
+    monkeypatch.setenv(COMMIT_VARIABLE, "${bundle.git.commit}")
+    assert state(tmp_path).commit is None
