@@ -14,8 +14,10 @@ Settings are `score.*` in overrides. Interrupted, the same command goes on where
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +81,7 @@ def run(argv: list[str]) -> int:
         totals["rows_per_second"] = asked / totals["seconds"]
         _log(table, output, target, totals)
         work.close()
+        shutil.rmtree(_snapshot(work), ignore_errors=True)
     print(
         f"  {totals['rows']:,.0f} rows to {output}, {totals['errors']:,.0f} of them errors; "
         f"{totals['rows_per_second']:.1f} rows/s"
@@ -95,8 +98,12 @@ def _table(name: str, config: Config, work: Work) -> Table:
             raise SlmflowError(f"input={name}: is Spark's to read: add score.engine=spark")
         from slmflow.scoring.spark import snapshot
 
-        return Table(snapshot(name, config.score, work.folder.with_suffix(".input")))
+        return Table(snapshot(name, config.score, _snapshot(work)))
     return Table(Path(name).expanduser().absolute())
+
+
+def _snapshot(work: Work) -> Path:
+    return work.folder.with_suffix(".input")
 
 
 def _refuse_collisions(names: list[str], prefix: str) -> None:
@@ -187,6 +194,7 @@ def _log(table: Table, output: Path, target: Target, totals: dict[str, float]) -
 
     from slmflow.files import sha256_of
 
+    warnings.filterwarnings("ignore", "The specified dataset source can be interpreted")
     mlflow.log_params({"model_uri": target.uri, "input": str(table.path), "output": str(output)})
     mlflow.log_metrics(totals)
     for place, digest, context in (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 
 if TYPE_CHECKING:
     from slmflow.config.score import ScoreConfig
@@ -20,8 +21,12 @@ WAVE = 8
 """Partitions for each slot of the cluster in one job: what is shown as progress at a time."""
 
 
-def session(config: ScoreConfig) -> Any:
-    """The active session, or one by configuration. Raises SlmflowError where Spark is not installed."""
+@contextlib.contextmanager
+def session(config: ScoreConfig) -> Iterator[Any]:
+    """The active session, or one by configuration, which is stopped at the end.
+
+    Raises SlmflowError where Spark is not installed.
+    """
     try:
         from pyspark.sql import SparkSession
     except ImportError:
@@ -30,23 +35,34 @@ def session(config: ScoreConfig) -> Any:
         ) from None
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     if (active := SparkSession.getActiveSession()) is not None:
-        return active
+        yield active
+        return
     builder = SparkSession.builder.appName("slmflow score")
     if config.master:
         builder = builder.master(config.master)
         if config.master.startswith("local"):  # nothing of it needs to be seen from elsewhere
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.ui.enabled", "false")
     for name, value in config.spark.items():
         builder = builder.config(name, value)
-    return builder.getOrCreate()
+    made = builder.getOrCreate()
+    made.sparkContext.setLogLevel("ERROR")
+    try:
+        yield made
+    finally:
+        made.stop()
 
 
 def score(work: Work, uri: str, config: ScoreConfig) -> Iterator[int]:
     """Answer every pending partition; yields rows as they are kept. Executors reach the folder."""
+    with session(config) as spark:
+        yield from _score(work, uri, config, spark)
+
+
+def _score(work: Work, uri: str, config: ScoreConfig, spark: Any) -> Iterator[int]:
     import mlflow
     from pyspark.sql import functions
 
-    spark = session(config)
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(config.rows))
     udf = mlflow.pyfunc.spark_udf(
         spark, uri, result_type=RESULT, env_manager="local", params={"requests": "json"},
@@ -109,11 +125,14 @@ def snapshot(name: str, config: ScoreConfig, folder: Path) -> Path:
     path = folder / "input.parquet"
     if path.exists():
         return path
-    spark = session(config)
     kind, _, rest = name.partition(":")
-    table = spark.read.format("delta").load(rest) if kind == "delta" else spark.table(rest)
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / ".input.parquet.tmp"
-    pq.write_table(pa.Table.from_pandas(table.toPandas(), preserve_index=False), scratch)
+    with session(config) as spark:
+        try:
+            table = spark.read.format("delta").load(rest) if kind == "delta" else spark.table(rest)
+            pq.write_table(pa.Table.from_pandas(table.toPandas(), preserve_index=False), scratch)
+        except Exception as error:  # of Java, in its own words
+            raise SlmflowError(f"input={name}: Spark says: {first_line(error)}") from None
     scratch.replace(path)
     return path
