@@ -171,8 +171,14 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: list[str
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+
+    def as_text(row: dict[str, Any]) -> dict[str, Any]:
+        held = {name: row[name] for name in texts if row.get(name) is not None}
+        return {**row, **{name: _text(value) for name, value in held.items()}}
+
     with pq.ParquetWriter(path, schema) as writer:
-        for chunk in chunks(rows, CHUNK):
+        for chunk in chunks(map(as_text, rows), CHUNK):
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
 
 
