@@ -63,6 +63,7 @@ def test_a_row_is_answered_as_the_model_answers_it_alone(registered, tmp_path):
         assert row["text"] == alone[0]
 
 
+@pytest.mark.slow
 def test_a_scoring_that_was_killed_goes_on_and_ends_with_the_same_rows(registered, tmp_path):
     table = short_rows(tmp_path / "in.jsonl", 400)
     status, said = score(registered, table, tmp_path / "whole.jsonl", "score.rows=20")

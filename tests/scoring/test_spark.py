@@ -1,5 +1,6 @@
 """Apache Spark answers the same rows with the same results, whatever happens to its executors."""
 
+import shutil
 import threading
 import time
 
@@ -22,9 +23,15 @@ def test_spark_gives_the_rows_of_the_embedded_engine_broken_ones_too(registered,
     assert (tmp_path / "here.jsonl").read_text() == (tmp_path / "spark.jsonl").read_text()
 
 
+@pytest.fixture(autouse=True)
+def java():
+    assert shutil.which("java"), "Spark needs Java: apt-get install default-jre-headless"
+
+
 def executors(process):
     found = psutil.Process(process.pid).children(recursive=True)
-    return [one for one in found if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline())]
+    living = [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in living if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline())]
 
 
 def test_ten_thousand_rows_over_two_executors_with_one_killed_on_the_way(registered, tmp_path):
