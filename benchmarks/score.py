@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import random
 import sys
 import tempfile
 import time
@@ -33,30 +32,13 @@ from slmflow.scoring.work import Work
 NEW_TOKENS, ROWS, ALONE, REPEATS = 32, 128, 16, 3
 TINY_ROWS = 4000
 MACHINES = 100
-WORDS = [
-    "Name",
-    "a",
-    "colour",
-    "of",
-    "the",
-    "sky",
-    "and",
-    "say",
-    "why",
-    "the",
-    "sea",
-    "is",
-    "often",
-    "that",
-    "colour",
-    "too",
-]
+WORDS = "Name a colour of the sky and say why the sea often has it too"
 
 
 def prompts(count: int) -> list[str]:
     """Of six to twelve words."""
-    dice = random.Random(1)
-    return [" ".join(dice.choices(WORDS, k=dice.randint(6, 12))) for _ in range(count)]
+    words, dice = WORDS.split(), np.random.default_rng(1)
+    return [" ".join(dice.choice(words, size=dice.integers(6, 13))) for _ in range(count)]
 
 
 def row_by_row(texts: list[str]) -> int:
