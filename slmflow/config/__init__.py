@@ -30,6 +30,7 @@ from slmflow.config.export import (
 from slmflow.config.gate import GateConfig, GateMode, LoadTest, Promote, Threshold
 from slmflow.config.judgement import EvaluateConfig
 from slmflow.config.monitoring import MonitoringConfig
+from slmflow.config.score import ScoreConfig
 from slmflow.config.source import (
     AdapterConfig,
     Architecture,
@@ -70,6 +71,7 @@ __all__ = [
     "Promote",
     "Provider",
     "RandomSource",
+    "ScoreConfig",
     "SourceConfig",
     "Threshold",
     "Verify",
@@ -108,6 +110,7 @@ class Config:
     driver: DriverConfig = field(default_factory=DriverConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
 
     def __post_init__(self) -> None:
         if self.export.exporter == "gguf" and self.model.adapter.given:

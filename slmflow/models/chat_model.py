@@ -6,11 +6,13 @@ Logged by path (models from code, no pickle) with the package `slm_runtime` besi
     model.predict({"prompt": "The capital of Spain is"})
     model.predict({"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32})
     for chunk in model.predict_stream({"messages": [{"role": "user", "content": "Hello!"}]}): ...
+
+With `params={"requests": "json"}` each prompt is a whole request in JSON, and each row gets a report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -22,6 +24,7 @@ import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 from slm_runtime.errors import BadRequestError
+from slm_runtime.reports import report_on
 from slm_runtime.request import Request, plain
 from slm_runtime.runtime import Options, Runtime
 from slm_runtime.sampling import Sampling
@@ -43,17 +46,17 @@ class ChatModel(PythonModel):
     ) -> list[str | dict[str, Any]]:
         """One answer a row: text where the row has `prompt`, an OpenAI object where it has `messages`.
 
-        Raises ValueError naming the row and the field that cannot be answered, before any row is.
+        Raises ValueError naming the row and the field that cannot be answered, before any row is. With
+        the parameter requests=json nothing is raised for a row: its report says why it has no answer.
         """
+        if (params or {}).get("requests") == "json":
+            return self._in_threads(lambda body: report_on(self.runtime, body), list(model_input["prompt"]))
         requests = self._requests(model_input)
         if any(request.stream for request in requests):
             raise BadRequestError("stream=true: predict answers in one piece; call predict_stream", "stream")
         if len(requests) == 1:
             return [self._answer(requests[0])]
-        with ThreadPoolExecutor(min(len(requests), self.runtime.options.limits.rows)) as pool:
-            # Each within a copy of this thread's context, which says of which model a trace is.
-            waiting = [pool.submit(copy_context().run, self._answer, request) for request in requests]
-            return [answer.result() for answer in waiting]
+        return self._in_threads(self._answer, requests)
 
     def predict_stream(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -86,6 +89,13 @@ class ChatModel(PythonModel):
     def record_trace(self, request: Request, answer: Any, whole: Any, began: int) -> None:
         """Leave a trace of a call that a server made through `runtime`; `began` in ns since 1970."""
         record(self.runtime, request, answer, whole, began)
+
+    def _in_threads(self, work: Callable[[Any], Any], rows: list[Any]) -> list[Any]:
+        """What `work` makes of each row, as many at once as the engine decodes together."""
+        with ThreadPoolExecutor(max(1, min(len(rows), self.runtime.options.limits.rows))) as pool:
+            # Each within a copy of this thread's context, which says of which model a trace is.
+            waiting = [pool.submit(copy_context().run, work, row) for row in rows]
+            return [answer.result() for answer in waiting]
 
     def _requests(self, table: pd.DataFrame) -> list[Request]:
         if not len(table.columns):

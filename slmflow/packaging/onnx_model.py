@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array, Map
 
 from slmflow.config.export import RUNTIMES
@@ -50,7 +50,8 @@ def signature() -> ModelSignature:
         ColSpec(Array(Map(anything)), "messages", required=False),
         *(ColSpec(anything, name, required=False) for name in (*SAMPLING, *SHAPES, *IGNORED)),
     ]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(anything)]))
+    params = ParamSchema([ParamSpec("requests", DataType.string, "rows")])
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(anything)]), params=params)
 
 
 def model_config(name: str, package: PackageConfig, engines: Sequence[str]) -> dict[str, Any]:

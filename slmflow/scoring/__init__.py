@@ -1,0 +1,1 @@
+"""Tables in, tables out: every row answered by a registered model, or told why not."""

@@ -1,0 +1,139 @@
+"""The embedded engine: model processes on this machine that answer a partition at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any
+
+from slmflow.models.slm_runtime.cores import physical_cores
+
+if TYPE_CHECKING:
+    from slmflow.scoring.work import Work
+
+CORES_A_PROCESS = 4
+ATTEMPTS = 2
+"""Of a partition whose process died, before its rows are asked one by one."""
+_model: Any = None
+
+
+def processes_of(wanted: int) -> int:
+    """How many processes there are; 0 asks for one for each four cores."""
+    return wanted or max(1, physical_cores() // CORES_A_PROCESS)
+
+
+def load(uri: str, threads: int) -> None:
+    """Load the model, in a process of its own: two versions never live in one."""
+    global _model
+    import mlflow
+
+    _model = mlflow.pyfunc.load_model(uri, model_config={"tracing": False, "threads": threads})
+
+
+def ask(requests: list[str]) -> list[dict[str, Any]]:
+    """The reports on requests, in their order."""
+    import pandas as pd
+
+    found: list[dict[str, Any]] = _model.predict(
+        pd.DataFrame({"prompt": requests}), params={"requests": "json"}
+    )
+    return found
+
+
+class Pool:
+    """Model processes, made anew when one of them dies."""
+
+    def __init__(self, uri: str, processes: int) -> None:
+        self._uri, self._processes = uri, processes
+        self._executor = self._start()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def _start(self) -> ProcessPoolExecutor:
+        threads = max(1, physical_cores() // self._processes)
+        return ProcessPoolExecutor(
+            self._processes, multiprocessing.get_context("spawn"), load, (self._uri, threads)
+        )
+
+    def submit(self, requests: list[str]) -> Future[list[dict[str, Any]]]:
+        """Ask in the next process that is free."""
+        try:
+            return self._executor.submit(ask, requests)
+        except BrokenProcessPool:
+            self.renew()
+            return self._executor.submit(ask, requests)
+
+    def renew(self) -> None:
+        """After a death: the others of a broken pool are gone too."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = self._start()
+
+
+def score(work: Work, uri: str, processes: int) -> Iterator[int]:
+    """Answer every pending partition; yields the rows of each as it is kept.
+
+    A partition whose process dies is asked again; dies it twice, row by row, and the row at which a
+    process dies is an error in its row.
+    """
+    waiting = work.pending()
+    deaths: dict[int, int] = {}
+    running: dict[Future[list[dict[str, Any]]], tuple[int, list[dict[str, Any]], list[int]]] = {}
+    with Pool(uri, processes_of(processes)) as pool:
+        while waiting or running:
+            while waiting and len(running) <= processes_of(processes):
+                part = waiting.pop(0)
+                asked = work.read_requests(part)
+                rows = by_length(asked)
+                if deaths.get(part, 0) >= ATTEMPTS:
+                    # Nothing else may run meanwhile: its process would go with the other's.
+                    if running:
+                        waiting.insert(0, part)
+                        break
+                    work.keep(part, one_by_one(pool, asked, rows))
+                    yield len(asked)
+                    continue
+                running[pool.submit([asked[at]["request"] for at in rows])] = (part, asked, rows)
+            if not running:
+                continue
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                part, asked, rows = running.pop(future)
+                try:
+                    reports = future.result()
+                except BrokenProcessPool:
+                    deaths[part] = deaths.get(part, 0) + 1
+                    waiting.insert(0, part)
+                    continue
+                work.keep(part, indexed(asked, rows, reports))
+                yield len(asked)
+
+
+def by_length(asked: list[dict[str, Any]]) -> list[int]:
+    """Positions of the rows that are asked, longest first: rows decoded together end together."""
+    found = [at for at, row in enumerate(asked) if row["request"] is not None]
+    return sorted(found, key=lambda at: -len(asked[at]["request"]))
+
+
+def indexed(
+    asked: list[dict[str, Any]], rows: list[int], reports: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Reports with the index of their row."""
+    return [{"index": asked[at]["index"], **report} for at, report in zip(rows, reports, strict=True)]
+
+
+def one_by_one(pool: Pool, asked: list[dict[str, Any]], rows: list[int]) -> list[dict[str, Any]]:
+    """Each row alone; a death is the row's."""
+    reports = []
+    for at in rows:
+        try:
+            reports += pool.submit([asked[at]["request"]]).result()
+        except BrokenProcessPool:
+            died = {"text": "", "finish_reason": "", "prompt_tokens": 0, "completion_tokens": 0}
+            reports.append({**died, "error": "the model's process died at this row"})
+    return indexed(asked, rows, reports)

@@ -1,0 +1,174 @@
+"""A table is answered row for row by a registered model, through the command as users type it."""
+
+import signal
+import time
+
+import mlflow
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+
+from slmflow.scoring.embedded import Pool, one_by_one
+from slmflow.scoring.embedded import score as embedded
+from slmflow.scoring.recipe import Recipe
+from slmflow.scoring.table import Table
+from slmflow.scoring.work import Work
+from tests.scoring.conftest import broken_rows, read, score, short_rows, start
+
+
+def test_every_row_is_accounted_for_though_one_in_twenty_is_broken(registered, tmp_path):
+    table, output = broken_rows(tmp_path / "in.jsonl", 300), tmp_path / "out.jsonl"
+    status, said = score(registered, table, output, "score.rows=64")
+    assert status == 0, said
+    assert "300 rows to " in said
+    assert "15 of them errors" in said
+    rows = read(output)
+    assert len(rows) == 300
+    errors = {at: row["error"] for at, row in enumerate(rows) if row["error"]}
+    assert list(errors) == list(range(10, 300, 20))
+    told = " ".join(errors.values())
+    for why in (
+        "is no JSON",
+        "prompt is null",
+        "prompt is list, not text",
+        "is not UTF-8",
+        "more than the model's",
+    ):
+        assert why in told
+    for at, row in enumerate(rows):
+        if not row["error"]:
+            assert row["id"] == at
+            assert row["finish_reason"] in ("stop", "length")
+            assert 0 < row["completion_tokens"] <= 6
+    mlflow.set_tracking_uri(registered)
+    (run,) = MlflowClient().search_runs(["0"], "params.output LIKE '%out.jsonl'", max_results=1)
+    assert run.data.metrics["rows"] == 300
+    assert run.data.metrics["errors"] == 15
+    assert {one.tags[0].value for one in run.inputs.dataset_inputs} == {"input", "output"}
+    mlflow.set_tracking_uri(None)
+    assert not (tmp_path / "out.jsonl.work").exists()
+
+
+def test_a_row_is_answered_as_the_model_answers_it_alone(registered, tmp_path):
+    table, output = short_rows(tmp_path / "in.jsonl", 12), tmp_path / "out.parquet"
+    status, said = score(registered, table, output, "score.rows=5")
+    assert status == 0, said
+    rows = pq.read_table(output).to_pylist()
+    mlflow.set_tracking_uri(registered)
+    model = mlflow.pyfunc.load_model("models:/tiny-onnx@champion", model_config={"tracing": False})
+    mlflow.set_tracking_uri(None)
+    for row in rows:
+        alone = model.predict({"prompt": row["prompt"], "max_tokens": 6, "deterministic": True})
+        assert row["text"] == alone[0]
+
+
+@pytest.mark.slow
+def test_a_scoring_that_was_killed_goes_on_and_ends_with_the_same_rows(registered, tmp_path):
+    table = short_rows(tmp_path / "in.jsonl", 400)
+    status, said = score(registered, table, tmp_path / "whole.jsonl", "score.rows=20")
+    assert status == 0, said
+    output, words = tmp_path / "killed.jsonl", "score.rows=20"
+    process = start(registered, table, output, words)
+    answers = tmp_path / "killed.jsonl.work" / "answers"
+    while len(list(answers.glob("*.parquet"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        victim.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not output.exists()
+    done = {path: path.stat().st_mtime_ns for path in answers.glob("*.parquet")}
+    status, said = score(registered, table, output, f"{words} score.max_tokens=5")
+    assert status == 1
+    assert "holds a scoring with another request" in said
+    status, said = score(registered, table, output, words)
+    assert status == 0, said
+    assert f"goes on: {20 - len(done)} of 20 partitions are left" in said
+    assert output.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "said"),
+    [
+        ("score.prompt=question", None, "has no column question; it has id, prompt"),
+        ("score.engine=elsewhere", None, "score.engine"),
+        ("", "models:/none-onnx@champion", "model_uri=models:/none-onnx@champion: the registry says"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_in_one_line(registered, tmp_path, words, model, said):
+    table = short_rows(tmp_path / "in.jsonl", 2)
+    more = {"model": model} if model else {}
+    status, output = score(registered, table, tmp_path / "out.jsonl", words, **more)
+    assert status == 1
+    assert said in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_output_that_is_there_and_a_column_of_the_same_name_are_refused(registered, tmp_path):
+    table = short_rows(tmp_path / "in.jsonl", 2)
+    (tmp_path / "there.jsonl").write_text("mine")
+    status, said = score(registered, table, tmp_path / "there.jsonl")
+    assert status == 1
+    assert "is there already" in said
+    table.write_text('{"prompt": "a", "text": "b"}\n')
+    status, said = score(registered, table, tmp_path / "out.jsonl")
+    assert status == 1
+    assert "score.prefix=answer_" in said
+    status, said = score(registered, table, tmp_path / "out.jsonl", "score.prefix=answer_")
+    assert status == 0, said
+    (row,) = read(tmp_path / "out.jsonl")
+    assert row["text"] == "b"
+    assert row["answer_text"] is not None
+
+
+def test_a_process_that_dies_costs_its_partition_a_second_time_and_nothing_else(registered, tmp_path):
+    mlflow.set_tracking_uri(registered)
+    work = begun(tmp_path, 60)
+    gone = False
+    for _ in embedded(work, "models:/tiny-onnx/1", 1):
+        if not gone:
+            for child in psutil.Process().children(recursive=True):
+                if "spawn_main" in " ".join(child.cmdline()):
+                    child.kill()
+                    gone = True
+    mlflow.set_tracking_uri(None)
+    assert gone
+    reports = list(work.reports())
+    assert len(reports) == 60
+    assert not [report for report in reports if report["error"]]
+
+
+def test_the_row_at_which_a_process_dies_is_an_error_in_its_row(tmp_path, monkeypatch):
+    asked = [{"index": n, "request": f"r{n}"} for n in range(3)]
+
+    class Dying(Pool):
+        def __init__(self):
+            self.deaths = 0
+
+        def submit(self, requests):
+            return Dead() if requests == ["r1"] else Alive(requests)
+
+    from concurrent.futures.process import BrokenProcessPool
+
+    class Dead:
+        def result(self):
+            raise BrokenProcessPool
+
+    class Alive:
+        def __init__(self, requests):
+            self.requests = requests
+
+        def result(self):
+            return [{"text": text, "error": ""} for text in self.requests]
+
+    found = one_by_one(Dying(), asked, [0, 1, 2])
+    assert [row["error"] for row in found] == ["", "the model's process died at this row", ""]
+
+
+def begun(tmp_path, count):
+    work = Work(tmp_path / "out.jsonl")
+    table = Table(short_rows(tmp_path / "in.jsonl", count))
+    work.begin(table, Recipe("prompt", fields={"max_tokens": 6}), 20, {"input": table.digest()})
+    return work

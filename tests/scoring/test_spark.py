@@ -1,0 +1,65 @@
+"""Apache Spark answers the same rows with the same results, whatever happens to its executors."""
+
+import shutil
+import threading
+import time
+
+import psutil
+import pytest
+
+from tests.scoring.conftest import broken_rows, score, short_rows, start
+
+pytestmark = pytest.mark.slow
+SPARK = "score.engine=spark \"score.master='local-cluster[2,1,1024]'\""
+
+
+def test_spark_gives_the_rows_of_the_embedded_engine_broken_ones_too(registered, tmp_path):
+    table = broken_rows(tmp_path / "in.jsonl", 200)
+    for name, words in (("here", ""), ("spark", SPARK)):
+        status, said = score(registered, table, tmp_path / f"{name}.jsonl", f"score.rows=25 {words}")
+        assert status == 0, said
+        assert "200 rows to " in said
+        assert "10 of them errors" in said
+    assert (tmp_path / "here.jsonl").read_text() == (tmp_path / "spark.jsonl").read_text()
+
+
+@pytest.fixture(autouse=True)
+def java():
+    assert shutil.which("java"), "Spark needs Java: apt-get install default-jre-headless"
+
+
+def executors(process):
+    found = psutil.Process(process.pid).children(recursive=True)
+    living = [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in living if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline())]
+
+
+def test_ten_thousand_rows_over_two_executors_with_one_killed_on_the_way(registered, tmp_path):
+    table = short_rows(tmp_path / "in.jsonl", 10_000)
+    status, said = score(registered, table, tmp_path / "here.jsonl", "score.rows=500")
+    assert status == 0, said
+    process = start(registered, table, tmp_path / "spark.jsonl", f"score.rows=500 {SPARK}")
+    said = []
+    reader = threading.Thread(target=lambda: said.append(process.communicate()[0]))
+    reader.start()
+    answers = tmp_path / "spark.jsonl.work" / "answers"
+    while not list(answers.glob("*.parquet")):
+        assert process.poll() is None, said
+        time.sleep(0.05)
+    victims = executors(process)
+    assert len(victims) == 2
+    victims[0].kill()
+    reader.join()
+    assert process.returncode == 0, said
+    rows = (tmp_path / "spark.jsonl").read_text()
+    assert rows.count("\n") == 10_000
+    assert rows == (tmp_path / "here.jsonl").read_text()
+
+
+def test_a_table_of_sparks_own_is_read_by_its_name(registered, tmp_path):
+    status, said = score(registered, "table:nowhere.none", tmp_path / "out.jsonl", SPARK)
+    assert status == 1
+    assert "input=table:nowhere.none: Spark says: " in said
+    status, said = score(registered, "table:any", tmp_path / "out.jsonl")
+    assert status == 1
+    assert "add score.engine=spark" in said
