@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
+from slmflow.errors import SlmflowError, first_line, one_line
 from slmflow.models.slm_runtime.cores import physical_cores
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 CORES_A_PROCESS = 4
 ATTEMPTS = 2
-"""Of a partition whose process died, before its rows are asked one by one."""
+"""Of a partition that failed, before its rows are asked one by one."""
 _model: Any = None
 
 
@@ -29,7 +30,14 @@ def load(uri: str, threads: int) -> None:
     global _model
     import mlflow
 
-    _model = mlflow.pyfunc.load_model(uri, model_config={"tracing": False, "threads": threads})
+    if _model is None:
+        _model = mlflow.pyfunc.load_model(uri, model_config={"tracing": False, "threads": threads})
+
+
+def ask_loaded(uri: str, threads: int, requests: list[str]) -> list[dict[str, Any]]:
+    """As `ask`, in a process that need not have the model yet."""
+    load(uri, threads)
+    return ask(requests)
 
 
 def ask(requests: list[str]) -> list[dict[str, Any]]:
@@ -43,10 +51,14 @@ def ask(requests: list[str]) -> list[dict[str, Any]]:
 
 
 class Pool:
-    """Model processes, made anew when one of them dies."""
+    """Model processes, made anew when one of them dies.
+
+    Raises SlmflowError where the model cannot be loaded: that is no row's fault.
+    """
 
     def __init__(self, uri: str, processes: int) -> None:
         self._uri, self._processes = uri, processes
+        self._threads = max(1, physical_cores() // processes)
         self._executor = self._start()
 
     def __enter__(self) -> Pool:
@@ -56,18 +68,26 @@ class Pool:
         self._executor.shutdown(cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
-        threads = max(1, physical_cores() // self._processes)
-        return ProcessPoolExecutor(
-            self._processes, multiprocessing.get_context("spawn"), load, (self._uri, threads)
-        )
+        made = ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn"))
+        try:
+            made.submit(load, self._uri, self._threads).result()
+        except BrokenProcessPool:
+            raise SlmflowError(
+                f"model_uri={self._uri}: its process died while it was loaded; see the memory of this machine"
+            ) from None
+        except Exception as error:
+            made.shutdown()
+            raise SlmflowError(f"model_uri={self._uri}: cannot be loaded: {first_line(error)}") from None
+        return made
 
     def submit(self, requests: list[str]) -> Future[list[dict[str, Any]]]:
         """Ask in the next process that is free."""
+        words = (self._uri, self._threads, requests)
         try:
-            return self._executor.submit(ask, requests)
+            return self._executor.submit(ask_loaded, *words)
         except BrokenProcessPool:
             self.renew()
-            return self._executor.submit(ask, requests)
+            return self._executor.submit(ask_loaded, *words)
 
     def renew(self) -> None:
         """After a death: the others of a broken pool are gone too."""
@@ -78,8 +98,8 @@ class Pool:
 def score(work: Work, uri: str, processes: int) -> Iterator[int]:
     """Answer every pending partition; yields the rows of each as it is kept.
 
-    A partition whose process dies is asked again; dies it twice, row by row, and the row at which a
-    process dies is an error in its row.
+    A partition that fails, or whose process dies, is asked again; the second time row by row, and the row
+    that fails is an error in its row.
     """
     waiting = work.pending()
     deaths: dict[int, int] = {}
@@ -90,6 +110,10 @@ def score(work: Work, uri: str, processes: int) -> Iterator[int]:
                 part = waiting.pop(0)
                 asked = work.read_requests(part)
                 rows = by_length(asked)
+                if not rows:
+                    work.keep(part, [])
+                    yield len(asked)
+                    continue
                 if deaths.get(part, 0) >= ATTEMPTS:
                     # Nothing else may run meanwhile: its process would go with the other's.
                     if running:
@@ -106,7 +130,7 @@ def score(work: Work, uri: str, processes: int) -> Iterator[int]:
                 part, asked, rows = running.pop(future)
                 try:
                     reports = future.result()
-                except BrokenProcessPool:
+                except Exception:  # a death, or what the engine raised
                     deaths[part] = deaths.get(part, 0) + 1
                     waiting.insert(0, part)
                     continue
@@ -127,13 +151,21 @@ def indexed(
     return [{"index": asked[at]["index"], **report} for at, report in zip(rows, reports, strict=True)]
 
 
+def failed(error: str) -> dict[str, Any]:
+    """The report on a row that the model did not survive."""
+    return {"text": "", "finish_reason": "", "prompt_tokens": 0, "completion_tokens": 0, "error": error}
+
+
 def one_by_one(pool: Pool, asked: list[dict[str, Any]], rows: list[int]) -> list[dict[str, Any]]:
-    """Each row alone; a death is the row's."""
+    """Each row alone; what happens then is the row's."""
     reports = []
     for at in rows:
         try:
             reports += pool.submit([asked[at]["request"]]).result()
         except BrokenProcessPool:
-            died = {"text": "", "finish_reason": "", "prompt_tokens": 0, "completion_tokens": 0}
-            reports.append({**died, "error": "the model's process died at this row"})
+            reports.append(failed("the model's process died at this row"))
+        except SlmflowError:
+            raise
+        except Exception as error:
+            reports.append(failed(one_line(error)))
     return indexed(asked, rows, reports)

@@ -80,7 +80,15 @@ def _score(work: Work, uri: str, config: ScoreConfig, spark: Any) -> Iterator[in
         answered = spread.withColumn(
             "report", udf(functions.struct(functions.col("request").alias("prompt")))
         )
-        answered.select("part", "index", "report.*").foreachPartition(keep)
+        try:
+            answered.select("part", "index", "report.*").foreachPartition(keep)
+        except Exception as error:  # of Java, in its own words
+            said = next(
+                (line for line in reversed(str(error).splitlines()) if "Error: " in line), first_line(error)
+            )
+            raise SlmflowError(
+                f"Spark gave up: {said.strip()}; the same command goes on with what is left"
+            ) from None
         for part in wave:
             if not work.answers(part).exists():  # nothing of it could be asked
                 work.keep(part, [])

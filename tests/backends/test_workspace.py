@@ -102,7 +102,9 @@ def test_without_an_experiment_one_line_says_how_to_name_it(environment):
 def test_the_champion_is_rolled_back_and_promoted_in_unity_catalog(environment):
     name = "main.default.back-onnx"
     for seed in (1, 2):
-        status, said = register(environment, f"gate=off model.name=main.default.back model.source.seed={seed}")
+        status, said = register(
+            environment, f"gate=off model.name=main.default.back model.source.seed={seed}"
+        )
         assert status == 0, said
     assert aliases(name) == {"champion": "2", "previous": "1"}
     status, said = say(environment, sys.executable, "-m", "slmflow.commands.rollback", f"model={name}")

@@ -167,6 +167,29 @@ def test_the_row_at_which_a_process_dies_is_an_error_in_its_row(tmp_path, monkey
     assert [row["error"] for row in found] == ["", "the model's process died at this row", ""]
 
 
+def test_a_table_of_broken_rows_alone_is_a_table_of_errors(registered, tmp_path):
+    table = tmp_path / "in.jsonl"
+    table.write_text('no json\n{"prompt": null}\n')
+    status, said = score(registered, table, tmp_path / "out.csv", "score.rows=1")
+    assert status == 0, said
+    assert "2 rows to " in said
+    assert "2 of them errors" in said
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_job_and_not_its_rows(registered, tmp_path):
+    folder = tmp_path / "model"
+    mlflow.set_tracking_uri(registered)
+    mlflow.artifacts.download_artifacts("models:/tiny-onnx/1", dst_path=str(folder))
+    mlflow.set_tracking_uri(None)
+    next(folder.rglob("genai_config.json")).write_text("{")
+    status, said = score(
+        registered, short_rows(tmp_path / "in.jsonl", 3), tmp_path / "out.csv", model=str(folder)
+    )
+    assert status == 1
+    assert "cannot be loaded" in said.splitlines()[-1]
+    assert not (tmp_path / "out.csv").exists()
+
+
 def begun(tmp_path, count):
     work = Work(tmp_path / "out.jsonl")
     table = Table(short_rows(tmp_path / "in.jsonl", count))
