@@ -5,7 +5,6 @@ from __future__ import annotations
 from databricks.sdk.errors import (
     DeadlineExceeded,
     InternalError,
-    NotImplemented,
     TemporarilyUnavailable,
     TooManyRequests,
 )
@@ -22,11 +21,11 @@ ERRORS = (DatabricksError, OSError, KeyError, ValueError)
 def is_passing(error: BaseException) -> bool:
     """Whether a request may be answered later: 408, 429 and 5xx but 501, and what broke on the way.
 
-    The client has no class of its own for 408 and 502, nor keeps the status.
+    The client has no class of its own for 408 and 502, nor keeps the status: what is of no class is asked
+    again as well.
     """
     if isinstance(error, DatabricksError):
-        unnamed = type(error) is DatabricksError and not error.error_code
-        return (isinstance(error, PASSING) or unnamed) and not isinstance(error, NotImplemented)
+        return isinstance(error, PASSING) or type(error) is DatabricksError
     return isinstance(error, (OSError, KeyError, ValueError))
 
 

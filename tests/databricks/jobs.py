@@ -14,18 +14,7 @@ from tests.databricks.rest import Request, invalid
 
 COMPUTES = ("new_cluster", "existing_cluster_id", "environment_key", "job_cluster_key")
 ENDED = ("TERMINATED", "SKIPPED", "INTERNAL_ERROR")
-RUNTIME = {
-    "__init__.py": "",
-    "sdk_credential_provider.py": (
-        "import os\n"
-        "def init_runtime_native_auth():\n"
-        '    """Of the process that the runtime started, as databricks.sdk.runtime asks for it; not of its children."""\n'
-        "    if os.environ.get('STAND_IN_TASK') != str(os.getpid()):\n"
-        "        return None, None\n"
-        "    token = os.environ['STAND_IN_TOKEN']\n"
-        "    return os.environ['STAND_IN_HOST'], lambda: {'Authorization': f'Bearer {token}'}\n"
-    ),
-}
+RUNTIME = Path(__file__).parent / "runtime"
 """What stands for the runtime's own `dbruntime`: credentials that belong to one process."""
 AS_TASK = 'export STAND_IN_TASK=$$; exec "$@"'
 RSYNC = '#!/bin/bash\n# The runtime has rsync; this machine need not.\nexec cp -n "${@: -2:1}" "${@: -1}"/\n'
@@ -47,10 +36,6 @@ class Jobs:
         tools.mkdir(parents=True)
         (tools / "rsync").write_text(RSYNC)
         (tools / "rsync").chmod(stat.S_IRWXU)
-        self.runtime = folder / "runtime"
-        (self.runtime / "dbruntime").mkdir(parents=True)
-        for name, text in RUNTIME.items():
-            (self.runtime / "dbruntime" / name).write_text(text)
 
     # -- submission ------------------------------------------------------------------------------------------
     def submit(self, request: Request) -> dict:
@@ -114,7 +99,7 @@ class Jobs:
         reach = dict(self.environment)
         if "spark_python_task" in task:  # a shell's task: by what road it gets them is MLflow's affair
             host, token = reach.pop("DATABRICKS_HOST"), reach.pop("DATABRICKS_TOKEN")
-            own = {"PYTHONPATH": str(self.runtime), "STAND_IN_HOST": host, "STAND_IN_TOKEN": token}
+            own = {"PYTHONPATH": str(RUNTIME), "STAND_IN_HOST": host, "STAND_IN_TOKEN": token}
             reach = {name: value for name, value in reach.items() if not name.startswith("MLFLOW_")} | own
         return {
             "PATH": f"{self.folder / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin",

@@ -138,8 +138,12 @@ def handler_of(workspace: Workspace) -> type[BaseHTTPRequestHandler]:
                 self.hang_up()
                 return
             raw = self.content()
+            if early == 502:  # of a proxy before the service
+                self.answer(Answer(502, b"<html>Bad Gateway</html>", {"Content-Type": "text/html"}))
+                return
             if early:
-                self.refuse(early, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "come again"})
+                code = "PERMISSION_DENIED" if early == 403 else "TEMPORARILY_UNAVAILABLE"
+                self.refuse(early, {"error_code": code, "message": "come again"})
                 return
             if parts.path == "/.well-known/databricks-config":
                 self.refuse(200, {"oidc_endpoint": f"{workspace.url}/oidc", "workspace_id": "4711"})
