@@ -109,7 +109,10 @@ def problem_of(error: BaseException) -> str | None:
 
 def is_outage(line: str) -> bool:
     """Whether a line, as `problem_of` or a download gives it, says that the server was away for a while."""
-    return re.search(r"\btracking server \S+: (no answer|.* broke off \d+ times)", line) is not None
+    away = (
+        r"\btracking server \S+: (no answer|.* broke off \d+ times)|\bartifact store of \S+: .* cannot be had"
+    )
+    return re.search(away, line) is not None
 
 
 def is_absent(error: BaseException) -> bool:

@@ -11,6 +11,18 @@ from omegaconf import MISSING
 from slmflow.config.ranges import in_range
 
 
+CREDENTIALS = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "KEY")
+"""At the end of a word of a variable's name."""
+
+
+def is_credential(name: str, value: str) -> bool:
+    """Whether an environment variable looks like a credential, by its name or its value."""
+    from slmflow.workflow.checkout import SECRETS
+
+    words = name.upper().rstrip("S").split("_")
+    return any(word.endswith(CREDENTIALS) for word in words) or SECRETS.search(value.encode()) is not None
+
+
 @dataclass
 class BackendConfig:
     """What every backend says of itself."""
@@ -67,6 +79,14 @@ class DatabricksBackendConfig(BackendConfig):
             if not re.fullmatch(r"[\w.@-]+/[\w.@-]+", place):
                 # The value may be the secret itself, so it is not repeated.
                 raise ValueError(f"backend.secrets.{name}: must be scope/key of a Databricks secret")
+        own = self.new_cluster.get("spark_env_vars") or {}
+        for place, variables in (("environment", self.environment), ("new_cluster.spark_env_vars", own)):
+            for name, value in variables.items():
+                if is_credential(str(name), str(value)):
+                    raise ValueError(
+                        f"backend.{place}.{name}: looks like a credential, which would be recorded; keep it as "
+                        f"a Databricks secret and name that by backend.secrets.{name}=scope/key"
+                    )
         if self.folder and not self.folder.startswith("/"):
             raise ValueError(
                 f"backend.folder={self.folder!r}: must be absolute, such as /Workspace/Shared/slmflow"
