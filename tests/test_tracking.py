@@ -28,6 +28,36 @@ def test_a_password_in_the_address_goes_to_the_variable_that_mlflow_has_for_it(u
     }
 
 
+@given(words)
+def test_one_word_in_the_address_is_a_token_and_no_name_that_a_message_would_tell(token):
+    environment = {"MLFLOW_TRACKING_URI": f"https://{quote(token, safe='')}@host"}
+    tracking.uncover(environment)
+    assert environment == {"MLFLOW_TRACKING_URI": "https://host", "MLFLOW_TRACKING_TOKEN": token}
+
+
+@pytest.mark.parametrize(
+    ("uri", "bare"),
+    [
+        ("https://me:secret@git.example/x.git#sub", "https://git.example/x.git#sub"),
+        ("https://token@git.example/x", "https://git.example/x"),
+        ("git@git.example:us/x.git", "git@git.example:us/x.git"),
+        ("ssh://git@git.example/us/x", "ssh://git@git.example/us/x"),
+        ("https://git.example/a@b", "https://git.example/a@b"),
+        ("/home/me@work/x", "/home/me@work/x"),
+    ],
+)
+def test_an_address_is_told_without_name_and_password_where_it_can_do_without(uri, bare):
+    assert tracking.without_userinfo(uri) == bare
+
+
+def test_only_a_server_that_was_away_is_an_outage(server):
+    line = one_line(failed(lambda: mlflow.MlflowClient().get_run("0" * 32)))
+    assert tracking.is_outage(line)
+    assert tracking.is_outage(f"slmflow fetch: {line}")
+    for other in ("tracking server http://a: does not know user me", "fetch: the disk is full", ""):
+        assert not tracking.is_outage(other)
+
+
 @pytest.mark.parametrize(
     "uri",
     ["sqlite:////a@b/mlflow.db", "https://host/a@b", "postgresql://me:secret@host/mlflow", "databricks"],

@@ -10,7 +10,6 @@ from omegaconf import MISSING
 
 from slmflow.config.ranges import in_range
 
-
 CREDENTIALS = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "KEY")
 """At the end of a word of a variable's name."""
 
@@ -84,8 +83,8 @@ class DatabricksBackendConfig(BackendConfig):
             for name, value in variables.items():
                 if is_credential(str(name), str(value)):
                     raise ValueError(
-                        f"backend.{place}.{name}: looks like a credential, which would be recorded; keep it as "
-                        f"a Databricks secret and name that by backend.secrets.{name}=scope/key"
+                        f"backend.{place}.{name}: looks like a credential, which would be recorded; keep it "
+                        f"as a Databricks secret and name that by backend.secrets.{name}=scope/key"
                     )
         if self.folder and not self.folder.startswith("/"):
             raise ValueError(

@@ -93,7 +93,8 @@ def start_command(parent: Run, arguments: dict[str, str], step: str = "") -> str
         words += ["-b", "databricks", "--backend-config", "databricks/backend.json"]
     words += ["--env-manager", tags.get("mlflow.project.env", "uv" if is_job(tags) else "local")]
     if parent.info.experiment_id != "0":
-        words += ["--experiment-id", parent.info.experiment_id]
+        # By its name: an id beside MLFLOW_EXPERIMENT_NAME, which may be exported, is refused by MLflow.
+        words += ["--experiment-name", MlflowClient().get_experiment(parent.info.experiment_id).name]
     for key, value in arguments.items():
         words += ["-P", f"{key}={value}"] if value else []
     return shlex.join(words)
