@@ -10,16 +10,15 @@ from omegaconf import MISSING
 
 from slmflow.config.ranges import in_range
 
-CREDENTIALS = ("TOKEN", "PASSWORD", "PASSWD", "SECRET", "KEY")
-"""At the end of a word of a variable's name."""
+CREDENTIALS = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|APIKEY|(?<![A-Z])KEY)S?(?![A-Z])")
+"""In a variable's name, in capitals."""
 
 
 def is_credential(name: str, value: str) -> bool:
     """Whether an environment variable looks like a credential, by its name or its value."""
     from slmflow.workflow.checkout import SECRETS
 
-    words = name.upper().rstrip("S").split("_")
-    return any(word.endswith(CREDENTIALS) for word in words) or SECRETS.search(value.encode()) is not None
+    return bool(CREDENTIALS.search(name.upper()) or SECRETS.search(value.encode()))
 
 
 @dataclass

@@ -2,10 +2,12 @@
 
 import base64
 import io
+import shlex
 import subprocess
 import sys
 import tarfile
 import time
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -18,6 +20,7 @@ from slmflow.backends.submission import StepRun, submission
 from slmflow.compose import compose
 from slmflow.config.backend import DatabricksBackendConfig
 from slmflow.errors import SlmflowError
+from slmflow.workflow.closure import ROOT
 
 STEP = StepRun(
     "fetch",
@@ -89,6 +92,60 @@ def test_a_wrong_backend_is_refused_in_one_line_without_the_secret(words, said):
     with pytest.raises(SlmflowError, match=said) as found:
         compose("tiny_phi3", overrides=words)
     assert "hf_planted" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("backend.environment.HF_TOKEN=planted", "HF_TOKEN"),
+        ("backend.environment='{DB_PASSWORDS: planted}'", "DB_PASSWORDS"),
+        ("backend.environment.NAME=hf_plantedPlantedPlantedPlantedPlanted12", "NAME"),
+        ("backend.new_cluster='{spark_version: x, spark_env_vars: {MY_API_KEY: planted}}'", "MY_API_KEY"),
+    ],
+)
+def test_a_credential_among_the_settings_is_refused_without_being_told(words, value):
+    with pytest.raises(SlmflowError, match=rf"{value}: looks like a credential.*backend\.secrets") as found:
+        compose("tiny_phi3", overrides=f"backend=databricks {words}")
+    assert "planted" not in str(found.value).lower()
+
+
+def test_variables_that_hold_no_credential_are_taken_with_a_plus_and_without():
+    words = "backend.environment.TOKENIZERS_PARALLELISM=false +backend.environment.MONKEYS=none"
+    config = compose("tiny_phi3", overrides=f"backend=databricks {words}").config.backend
+    assert config.environment.keys() == {"TOKENIZERS_PARALLELISM", "MONKEYS"}
+
+
+def test_braces_that_the_service_would_replace_are_refused():
+    words = "'evaluate.text=\"{{job.id}}\"'"
+    with pytest.raises(SlmflowError, match=r"overrides: evaluate\.text: a job would replace \{\{…\}\}"):
+        compose("tiny_phi3", overrides=f"backend=databricks {words}")
+    assert compose("tiny_phi3", overrides=words).config.evaluate.text == "{{job.id}}"
+
+
+def documented() -> list[str]:
+    """The commands of docs/databricks.md that run the project, as they stand there."""
+    text = (ROOT / "docs" / "databricks.md").read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    return [line for line in lines if line.startswith(("mlflow run", "make databricks"))]
+
+
+@pytest.mark.parametrize("line", documented())
+def test_a_command_of_the_page_composes_as_it_stands(line):
+    words = shlex.split(line)
+    if words[0] == "make":
+        words = shlex.split(words[-1].removeprefix("ARGS="))
+    else:
+        assert "--env-manager" in words, "the default is conda, which no runtime has"
+    assert "--experiment-name" not in words, "the variable names it"
+    given = dict(word.split("=", 1) for before, word in pairwise(words) if before == "-P")
+    config = compose(**given).config
+    if "new_cluster" in line:
+        assert SubmitTask.from_dict({"new_cluster": config.backend.new_cluster}).new_cluster.num_workers == 0
+        assert config.backend.new_cluster["spark_conf"]["spark.master"] == "local[*]"
+
+
+def test_the_page_has_such_commands():
+    assert len(documented()) >= 5
 
 
 @pytest.fixture
