@@ -116,10 +116,10 @@ def test_variables_that_hold_no_credential_are_taken_with_a_plus_and_without():
 
 
 def test_braces_that_the_service_would_replace_are_refused():
-    words = "'evaluate.text=\"{{job.id}}\"'"
+    words = "'evaluate.text=\"/a/{{job.id}}\"'"
     with pytest.raises(SlmflowError, match=r"overrides: evaluate\.text: a job would replace \{\{…\}\}"):
         compose("tiny_phi3", overrides=f"backend=databricks {words}")
-    assert compose("tiny_phi3", overrides=words).config.evaluate.text == "{{job.id}}"
+    assert compose("tiny_phi3", overrides=words).config.evaluate.text == "/a/{{job.id}}"
 
 
 def documented() -> list[str]:
