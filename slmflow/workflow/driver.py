@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import mlflow
@@ -247,6 +248,7 @@ class Driver:
 
     def _stop_children(self) -> None:
         """Interrupted: end the children, and leave no run of theirs RUNNING."""
-        stop((item.name, run, child) for item, run, child, _ in self._running.values())
+        children = [(item.name, run, child) for item, run, child, _ in self._running.values()]
+        stop(children, partial(self._terminal.line, error=True))
         # The interruption may have come between making a run and starting its process.
         close_children(self._parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,13 +46,13 @@ def _look(run_id: str) -> Found | None:
         raise
 
 
-def stop(children: Iterable[tuple[str, Run, Child]]) -> None:
+def stop(children: Iterable[tuple[str, Run, Child]], say: Callable[[str], None]) -> None:
     """Stop children, all of them asked before the first is waited for, and close their runs."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     stopped = list(children)
     for name, run, child in stopped:
-        print(f"✗ {name}  stopped, run {run.info.run_id}", file=sys.stderr, flush=True)
+        say(f"✗ {name}  stopped, run {run.info.run_id}")
         child.interrupt()
     for _, run, child in stopped:
         child.stop()

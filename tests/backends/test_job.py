@@ -185,7 +185,9 @@ def test_every_child_is_asked_to_stop_before_the_first_is_waited_for(store, monk
             said.append(f"wait for {self.name}")
 
     runs = [MlflowClient().create_run("0") for _ in "ab"]
-    stop((name, run, Slow(name)) for name, run in zip("ab", runs, strict=True))
+    told = []
+    stop([(name, run, Slow(name)) for name, run in zip("ab", runs, strict=True)], told.append)
+    assert [line.split(",")[0] for line in told] == ["✗ a  stopped", "✗ b  stopped"]
     assert said == ["ask a", "ask b", "wait for a", "wait for b"]
     statuses = [MlflowClient().get_run(run.info.run_id).info.status for run in runs]
     assert statuses == ["KILLED", "KILLED"]
