@@ -1,6 +1,8 @@
 """What a caller is told of a server that fails, and what is kept out of it."""
 
 import os
+import socketserver
+import threading
 from urllib.parse import quote
 
 import mlflow
@@ -100,6 +102,25 @@ def test_a_server_that_is_away_has_one_line_in_every_shape_that_mlflow_gives_it(
     for error in shapes:
         assert tracking.problem_of(error) == one_line(error)
         assert "tracking server http://127.0.0.1:9: no answer (Connection refused)" in one_line(error)
+
+
+def test_an_answer_that_breaks_off_is_an_outage_and_mlflow_does_not_ask_again(server):
+    asked = []
+
+    class Half(socketserver.StreamRequestHandler):
+        def handle(self):
+            asked.append(self.rfile.readline())
+            self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{"run":')
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Half) as half:
+        threading.Thread(target=half.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{half.server_address[1]}"
+        os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+        mlflow.set_tracking_uri(uri)
+        error = failed(lambda: mlflow.MlflowClient().get_run("0" * 32))
+        half.shutdown()
+    assert len(asked) == 1
+    assert tracking.is_outage(one_line(error)), one_line(error)
 
 
 @pytest.mark.parametrize(
