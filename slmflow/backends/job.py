@@ -61,10 +61,11 @@ class Job:
                 self._submit()
             found = self._get()
         except ERRORS as error:
+            unanswered = is_passing(error) or self._failing is not None
             self._failing = began if self._failing is None else self._failing
             if is_passing(error) and time.monotonic() - self._failing < PATIENCE_SECONDS:
                 return None
-            return self._give_up(error)
+            return self._give_up(error, may_run=unanswered or self._id is not None)
         self._failing = None
         if not self._page:
             self._page = str(found.get("run_page_url", ""))
@@ -130,10 +131,10 @@ class Job:
         found: dict[str, Any] = self._api.do("GET", f"{JOBS}/get", query={"run_id": self._id})
         return found
 
-    def _give_up(self, error: BaseException) -> int:
+    def _give_up(self, error: BaseException, *, may_run: bool) -> int:
         """The service does not say any more what becomes of the job: it must not go on unseen."""
         self._ending = f"Databricks: {said(error)}"
-        if self._id is not None or is_passing(error):
+        if may_run:
             try:
                 self._cancel()
                 self._ending += f"; {self._name} was cancelled"

@@ -164,6 +164,16 @@ def test_a_job_whose_submission_was_never_answered_is_found_by_its_token_and_can
     assert state_of(workspace)["result_state"] == "CANCELED"
 
 
+def test_a_submission_that_was_lost_and_is_then_refused_may_have_left_a_job_and_says_so(begin, workspace):
+    workspace.fail(SUBMIT, 502, after=True)
+    job = begin(LONG)
+    assert job.poll() is None
+    assert len(workspace.jobs) == 1
+    workspace.fail(SUBMIT, 403, times=99)
+    assert ended(job) == 1
+    assert "a job run of unknown id could not be cancelled" in job.ending(1)
+
+
 def test_what_was_never_submitted_needs_no_request_to_be_stopped(begin, workspace):
     job = begin()
     job.stop()

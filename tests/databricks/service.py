@@ -165,10 +165,11 @@ def handler_of(workspace: Workspace) -> type[BaseHTTPRequestHandler]:
             except RefusedError as refusal:
                 self.refuse(refusal.status, refusal.body)
                 return
-            if workspace.fault(line, after=True) is None:
+            late = workspace.fault(line, after=True)
+            if late is None:
                 self.hang_up()
                 return
-            self.answer(found)
+            self.answer(Answer(late, b"<html>") if late else found)
 
         def hang_up(self) -> None:
             self.close_connection = True
