@@ -13,6 +13,7 @@ from slmflow.backends import job as job_module
 from slmflow.backends.archive import Archive
 from slmflow.backends.databricks import DatabricksBackend, profile_of
 from slmflow.backends.job import Job
+from slmflow.backends.service import said
 from slmflow.backends.submission import StepRun
 from slmflow.config.backend import DatabricksBackendConfig
 from slmflow.errors import SlmflowError
@@ -271,3 +272,9 @@ def test_a_workspace_that_does_not_tell_sizes_takes_the_code(begin, workspace, m
     )
     job = begin()
     assert ended(job) == 0, job.ending(1)
+
+
+def test_what_the_client_adds_of_its_own_settings_is_not_told():
+    """As databricks-sdk ends its message where no credentials are found."""
+    text = "default auth: cannot configure default credentials. Config: host=https://h, token=***. Env: X"
+    assert said(ValueError(text)) == "default auth: cannot configure default credentials"
