@@ -121,7 +121,7 @@ def test_two_of_a_kind_are_found_in_any_order(first, second):
         'password: "my hunter22"',
         "postgres://user:hunter22@db/x",
         "redis://:p@hunter22@localhost:6379",
-        r'{\"password\": \"hunter22\"}',
+        r"{\"password\": \"hunter22\"}",
     ],
 )
 def test_of_an_assignment_the_value_is_redacted(text):
