@@ -84,13 +84,15 @@ def shortened(label: str) -> str:
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
 
 
-def _free(left: float, width: float, wanted: float, taken: list[tuple[float, float, float]]) -> float:
+def _free(
+    left: float, width: float, wanted: float, taken: list[tuple[float, float, float]], line: float = LINE
+) -> float:
     """The height nearest to the one wanted, within the frame, at which a label covers no other."""
     tries = [wanted, *(wanted + sign * step * LINE for step in range(1, 24) for sign in (-1, 1))]
     within = [at for at in tries if TOP + 8 <= at <= HEIGHT - BOTTOM - 4]
     for at in within:
         if not any(
-            abs(at - its_height) < LINE and left < its_left + its_width and its_left < left + width
+            abs(at - its_height) < line and left < its_left + its_width and its_left < left + width
             for its_left, its_width, its_height in taken
         ):
             return at
@@ -107,20 +109,26 @@ def png(points: list[Point], front: list[Point]) -> bytes | None:
     fastest = max(point.speed for point in points)
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    widths = [math.log(point.size) for point in points]
-    middle = (min(widths) + max(widths)) / 2
+    sizes = [point.size for point in points]
+    x = _Scale(sizes, LEFT, WIDTH)
+    y = _Scale([max(point.kl, least) for point in points], HEIGHT - BOTTOM, TOP)
+    taken: list[tuple[float, float, float]] = []
     for point in points:
         place = (point.size / 1e6, max(point.kl, least))
         area = 30 + 250 * point.speed / fastest
         axes.scatter(*place, s=area, c="#1f5f8b" if point in front else "none", edgecolors="#1f5f8b")
         label = f"{shortened(point.entry.label)}\n{point.speed:.0f} tokens/s".replace("$", r"\$")
         # Towards the middle, so that no label leaves the frame.
-        side = "right" if math.log(point.size) > middle else "left"
+        side = "right" if x.at(point.size) > (LEFT + WIDTH) / 2 else "left"
+        up, width = y.at(place[1]), LETTER * max(map(len, label.split("\n")))
+        begins = x.at(point.size) - (width if side == "right" else 0)
+        shift = _free(begins, width, up, taken, 2 * LINE) - up
+        taken.append((begins, width, up + shift))
         axes.annotate(
             label,
             place,
             textcoords="offset points",
-            xytext=(-11 if side == "right" else 11, -5),
+            xytext=(-11 if side == "right" else 11, -5 - shift),
             fontsize=8,
             horizontalalignment=side,
         )
