@@ -21,7 +21,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slmflow.config import Config, GateMode, ModelConfig, register_schemas
+from slmflow.config import Config, GateMode, ModelConfig, Promote, register_schemas
 from slmflow.errors import SlmflowError, first_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -105,6 +105,14 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     rest = [token for token in tokens if key_of(token) not in GROUP_PARAMETERS]
     yaml = OmegaConf.to_yaml(container, resolve=True)
     return Composition(config, choices, shlex.join(rest), yaml, _base(config.model))
+
+
+def held_back(composition: Composition) -> Composition:
+    """The same configuration with `gate.promote=manual`."""
+    if composition.config.gate.promote is Promote.manual:
+        return composition
+    chosen = {name: composition.choices[name] for name in GROUP_PARAMETERS}
+    return compose(**chosen, overrides=f"{composition.overrides} gate.promote=manual")
 
 
 def _export_of_codes(words: list[str]) -> list[str]:
