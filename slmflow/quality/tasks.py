@@ -1,7 +1,7 @@
 """How well a candidate does tasks: offline, by likelihood, exact match, rules and schemas; no judge.
 
 Multiple choice as lm-evaluation-harness scores it: `acc` takes the choice whose continuation has the greatest
-summed log-probability, `acc_norm` the greatest per byte. `flips` is the share of items whose correctness
+summed log-probability, `acc_norm` the greatest per character. `flips` is the share of items whose correctness
 differs from the reference's, either way ("Accuracy is Not All You Need", arXiv 2407.09141).
 """
 
@@ -50,7 +50,7 @@ class Row:
     """What was chosen or said."""
     expected: str
     correct_norm: bool | None = None
-    """Multiple choice by log-probability per byte."""
+    """Multiple choice by log-probability per character."""
 
 
 def measure_tasks(candidate: Candidate, items: Items, journal: Path) -> list[Row]:
@@ -133,9 +133,9 @@ def _choose(candidate: Candidate, item: Item) -> Row:
     choices, right = item.fields["choices"], item.fields["answer"]
     sums = log_likelihoods(candidate, item.prompt, [f" {choice}" for choice in choices])
     chosen = int(np.argmax(sums))
-    sizes = [len(choice.encode()) for choice in choices]
-    per_byte = int(np.argmax(np.array(sums) / sizes))
-    return Row(item.id, item.kind, chosen == right, choices[chosen], choices[right], per_byte == right)
+    sizes = [len(choice) for choice in choices]
+    per_letter = int(np.argmax(np.array(sums) / sizes))
+    return Row(item.id, item.kind, chosen == right, choices[chosen], choices[right], per_letter == right)
 
 
 def check_lengths(candidate: Candidate, items: Items) -> None:
