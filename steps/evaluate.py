@@ -216,8 +216,13 @@ def _tasks(context: Context, candidate: Candidate, model_id: str, journal: Journ
     write_json(context.outputs / "items.json", table(rows))
     compared = context.upstream.get("reference_run")
     known = compared is not None and "items.json" in runs.index_of(compared)["files"]
-    expected = rows_of(runs.json_artifact(compared, "items.json")) if compared and known else None
-    return figures(rows, expected, items.digest)
+    if not compared or not known:
+        return figures(rows, None, items.digest)
+    theirs = (runs.json_artifact(compared, "evaluation.json").get("tasks") or {}).get("digest")
+    found = figures(rows, rows_of(runs.json_artifact(compared, "items.json")), items.digest, theirs)
+    if "note" in found:
+        print(f"  {found['note']}", flush=True)
+    return found
 
 
 if __name__ == "__main__":

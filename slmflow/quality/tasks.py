@@ -78,12 +78,16 @@ def measure_tasks(candidate: Candidate, items: Items, journal: Path) -> list[Row
     return [known[item.id] for item in items.rows]
 
 
-def figures(rows: list[Row], reference: list[Row] | None, digest: str) -> dict[str, Any]:
+def figures(
+    rows: list[Row], reference: list[Row] | None, digest: str, reference_digest: str | None = None
+) -> dict[str, Any]:
     """Scores with their binomial standard errors, over all and by kind; flips where there is a reference.
 
-    The score over all is the mean of the kinds' scores, its error that of independent means.
+    The score over all is the mean of the kinds' scores, its error that of independent means. A reference whose
+    items had another digest is not compared with, and `note` says so: the same id may be another question.
     """
-    theirs = {row.id: row.correct for row in reference or []}
+    other = reference is not None and reference_digest != digest
+    theirs = {row.id: row.correct for row in reference or []} if not other else {}
     comparable = bool(theirs) and all(row.id in theirs for row in rows)
     kinds = {}
     for kind in dict.fromkeys(row.kind for row in rows):
@@ -95,6 +99,7 @@ def figures(rows: list[Row], reference: list[Row] | None, digest: str) -> dict[s
         kinds[kind] = found | _flips(mine, theirs if comparable else {})
     return {
         "digest": digest,
+        **({"note": "flips are not measured: the reference answered other items"} if other else {}),
         "items": len(rows),
         "score": float(np.mean([found["score"] for found in kinds.values()])),
         "score_se": math.sqrt(sum(found["score_se"] ** 2 for found in kinds.values())) / len(kinds),

@@ -283,15 +283,19 @@ def rows(*correct):
 def test_scores_have_binomial_errors_and_flips_count_both_ways():
     mine = rows(True, True, False, True, True, False)
     theirs = rows(True, False, True, True, True, False)
-    found = figures(mine, theirs, "d")
+    found = figures(mine, theirs, "d", "d")
     assert found["kinds"]["json"]["score"] == pytest.approx(2 / 3)
     assert found["kinds"]["json"]["score_se"] == pytest.approx(math.sqrt(2 / 3 * 1 / 3 / 3))
     assert found["score"] == pytest.approx(2 / 3)
     assert found["score_se"] == pytest.approx(math.sqrt(2 * (2 / 9 / 3)) / 2)
     assert found["flips"] == pytest.approx(2 / 6)
     assert figures(mine, None, "d")["flips"] is None
-    assert figures(mine, theirs[:3], "d")["flips"] is None
-    assert figures(mine, mine, "d")["flips"] == 0
+    assert figures(mine, theirs[:3], "d", "d")["flips"] is None
+    assert figures(mine, mine, "d", "d")["flips"] == 0
+    assert "note" not in figures(mine, mine, "d", "d")
+    others = figures(mine, theirs, "d", "e")
+    assert others["flips"] is None, "the same ids, other items"
+    assert others["note"] == "flips are not measured: the reference answered other items"
 
 
 def test_a_table_is_read_back_as_the_rows_that_it_was_made_of():
