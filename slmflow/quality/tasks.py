@@ -83,8 +83,8 @@ def figures(
 ) -> dict[str, Any]:
     """Scores with their binomial standard errors, over all and by kind; flips where there is a reference.
 
-    The score over all is the mean of the kinds' scores, its error that of independent means. A reference whose
-    items had another digest is not compared with, and `note` says so: the same id may be another question.
+    The score over all is the mean of the kinds' scores, its error that of independent means. With a reference
+    whose items had another digest nothing is compared, and `note` says so: an id may be another question.
     """
     other = reference is not None and reference_digest != digest
     theirs = {row.id: row.correct for row in reference or []} if not other else {}
