@@ -80,7 +80,8 @@ def begun(folder: Path, count: int, tokens: int, rows: int) -> Work:
     source.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts(count)))
     work = Work(folder / "out.jsonl")
     table = Table(source)
-    work.begin(table, Recipe("prompt", fields={"max_tokens": tokens}), rows, {})
+    work.folder.mkdir()
+    work.begin(table.rows(), Recipe("prompt", fields={"max_tokens": tokens}), "", rows, 1, {})
     return work
 
 

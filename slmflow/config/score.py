@@ -11,6 +11,8 @@ from slmflow.config.ranges import in_range
 class Engine(Enum):
     """Where the rows are answered."""
 
+    auto = "auto"
+    """Spark where one is configured (`master`, an active session, an input that it names), else embedded."""
     embedded = "embedded"
     spark = "spark"
 
@@ -19,7 +21,7 @@ class Engine(Enum):
 class ScoreConfig:
     """Settings of `-e score`."""
 
-    engine: Engine = Engine.embedded
+    engine: Engine = Engine.auto
     prompt: str = ""
     """The column with the prompt; empty, with `messages` and `template` empty too: the column `prompt`."""
     messages: str = ""
@@ -34,7 +36,7 @@ class ScoreConfig:
     seed: int | None = None
     """Sampling; what is not given is the model's own default."""
     deterministic: bool = False
-    """No batching, no reuse of prefixes: the same answers on every engine, in any order."""
+    """No batching, no reuse of prefixes, seed 0 unless given: the same on every engine, in any order."""
     rows: int = 256
     """Of a partition: what is scored again after a crash, at most, for each process."""
     processes: int = 0
@@ -49,6 +51,9 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         in_range("score.rows", self.rows, 1, 1_000_000)
         in_range("score.processes", self.processes, 0, 1024)
+        for name, low, high in (("max_tokens", 1, 2**31 - 1), ("temperature", 0.0, 2.0), ("top_p", 0.0, 1.0)):
+            if (value := getattr(self, name)) is not None:
+                in_range(f"score.{name}", value, low, high)
         given = [name for name in ("prompt", "messages", "template") if getattr(self, name)]
         if len(given) > 1:
             raise ValueError(f"score.{given[0]} and score.{given[1]} exclude each other")

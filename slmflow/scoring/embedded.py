@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError, first_line, one_line
 from slmflow.models.slm_runtime.cores import physical_cores
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from slmflow.scoring.work import Work
 
 CORES_A_PROCESS = 4
@@ -20,18 +26,38 @@ ATTEMPTS = 2
 _model: Any = None
 
 
+class LoadError(Exception):
+    """The model cannot be loaded: no row's fault."""
+
+
 def processes_of(wanted: int) -> int:
     """How many processes there are; 0 asks for one for each four cores."""
     return wanted or max(1, physical_cores() // CORES_A_PROCESS)
 
 
+def begin_process() -> None:
+    """In a model process: leave Ctrl-C to the command, and do not outlive it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    command = multiprocessing.parent_process()
+    assert command is not None
+
+    def end_with_it() -> None:
+        connection.wait([command.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+
+
 def load(uri: str, threads: int) -> None:
-    """Load the model, in a process of its own: two versions never live in one."""
+    """Load the model, in a process of its own: two versions never live in one. Raises LoadError."""
     global _model
     import mlflow
 
     if _model is None:
-        _model = mlflow.pyfunc.load_model(uri, model_config={"tracing": False, "threads": threads})
+        try:
+            _model = mlflow.pyfunc.load_model(uri, model_config={"tracing": False, "threads": threads})
+        except Exception as error:
+            raise LoadError(first_line(error)) from None
 
 
 def ask_loaded(uri: str, threads: int, requests: list[str]) -> list[dict[str, Any]]:
@@ -51,7 +77,7 @@ def ask(requests: list[str]) -> list[dict[str, Any]]:
 
 
 class Pool:
-    """Model processes, made anew when one of them dies.
+    """Model processes, made anew when one of them dies, and killed when the command is given up.
 
     Raises SlmflowError where the model cannot be loaded: that is no row's fault.
     """
@@ -64,21 +90,34 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:  # what they compute is not kept any more
+            for process in list((self._executor._processes or {}).values()):
+                process.kill()
         self._executor.shutdown(cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
-        made = ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn"))
+        made = ProcessPoolExecutor(self._processes, multiprocessing.get_context("spawn"), begin_process)
         try:
             made.submit(load, self._uri, self._threads).result()
         except BrokenProcessPool:
             raise SlmflowError(
                 f"model_uri={self._uri}: its process died while it was loaded; see the memory of this machine"
             ) from None
-        except Exception as error:
+        except LoadError as error:
             made.shutdown()
-            raise SlmflowError(f"model_uri={self._uri}: cannot be loaded: {first_line(error)}") from None
+            raise self.unloadable(error) from None
+        except BaseException:
+            self._executor = made
+            self.__exit__(KeyboardInterrupt, None, None)
+            raise
         return made
+
+    def unloadable(self, error: LoadError) -> SlmflowError:
+        """What users are told of it."""
+        return SlmflowError(f"model_uri={self._uri}: cannot be loaded: {error}")
 
     def submit(self, requests: list[str]) -> Future[list[dict[str, Any]]]:
         """Ask in the next process that is free."""
@@ -95,14 +134,14 @@ class Pool:
         self._executor = self._start()
 
 
-def score(work: Work, uri: str, processes: int) -> Iterator[int]:
-    """Answer every pending partition; yields the rows of each as it is kept.
+def score(work: Work, uri: str, processes: int, parts: list[int] | None = None) -> Iterator[int]:
+    """Answer partitions, by default all that are pending; yields the rows of each as it is kept.
 
     A partition that fails, or whose process dies, is asked again; the second time row by row, and the row
     that fails is an error in its row.
     """
-    waiting = work.pending()
-    deaths: dict[int, int] = {}
+    waiting = work.pending() if parts is None else list(parts)
+    failures: dict[int, int] = {}
     running: dict[Future[list[dict[str, Any]]], tuple[int, list[dict[str, Any]], list[int]]] = {}
     with Pool(uri, processes_of(processes)) as pool:
         while waiting or running:
@@ -114,7 +153,7 @@ def score(work: Work, uri: str, processes: int) -> Iterator[int]:
                     work.keep(part, [])
                     yield len(asked)
                     continue
-                if deaths.get(part, 0) >= ATTEMPTS:
+                if failures.get(part, 0) >= ATTEMPTS:
                     # Nothing else may run meanwhile: its process would go with the other's.
                     if running:
                         waiting.insert(0, part)
@@ -130,8 +169,10 @@ def score(work: Work, uri: str, processes: int) -> Iterator[int]:
                 part, asked, rows = running.pop(future)
                 try:
                     reports = future.result()
+                except LoadError as error:
+                    raise pool.unloadable(error) from None
                 except Exception:  # a death, or what the engine raised
-                    deaths[part] = deaths.get(part, 0) + 1
+                    failures[part] = failures.get(part, 0) + 1
                     waiting.insert(0, part)
                     continue
                 work.keep(part, indexed(asked, rows, reports))
@@ -164,6 +205,8 @@ def one_by_one(pool: Pool, asked: list[dict[str, Any]], rows: list[int]) -> list
             reports += pool.submit([asked[at]["request"]]).result()
         except BrokenProcessPool:
             reports.append(failed("the model's process died at this row"))
+        except LoadError as error:
+            raise pool.unloadable(error) from None
         except SlmflowError:
             raise
         except Exception as error:

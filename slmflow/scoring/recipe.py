@@ -41,7 +41,8 @@ class Recipe:
     def request_of(self, row: dict[str, Any]) -> str:
         """The request as JSON. Raises RowError for a row that has none."""
         if self.messages:
-            return json.dumps({"messages": _chat(self.messages, row), **self.fields}, ensure_ascii=False)
+            asked = {"messages": _chat(self.messages, row), **self.fields}
+            return _unicode(self.messages, json.dumps(asked, ensure_ascii=False, default=str))
         text = self._text(row)
         asked = {"messages": [{"role": "user", "content": text}]} if self.chat else {"prompt": text}
         return json.dumps({**asked, **self.fields}, ensure_ascii=False)
@@ -68,6 +69,7 @@ def recipe_of(config: ScoreConfig) -> Recipe:
     fields = {name: getattr(config, name) for name in SAMPLING if getattr(config, name) is not None}
     if config.deterministic:
         fields["deterministic"] = True
+        fields.setdefault("seed", 0)
     if config.messages:
         return Recipe(messages=config.messages, fields=fields)
     if config.template:
@@ -81,7 +83,7 @@ def _parts(template: str) -> tuple[tuple[str, str], ...]:
     except ValueError as error:
         raise SlmflowError(f"score.template={template!r}: {error}; a brace itself is {{{{ or }}}}") from None
     for _, name, form, conversion in parsed:
-        if name is not None and (not name or form or conversion or not name.replace("_", "a").isalnum()):
+        if name is not None and (not name or form or conversion or set(name) & set(".[]")):
             raise SlmflowError(f"score.template={template!r}: {{{name}}} is no column: give its name alone")
     parts = tuple((text, name or "") for text, name, _, _ in parsed)
     if not any(name for _, name in parts):

@@ -1,17 +1,17 @@
-"""Tables in files: read row by row, a broken row as such; written whole or not at all."""
+"""Tables in files, read row by row: a broken row as such, an input that is no table refused."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError, first_line
-from slmflow.files import canonical_digest, digests_under, remembered_sha256
+from slmflow.files import canonical_digest, remembered_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +34,7 @@ class Table:
     """A file, or a folder of Parquet files, as rows in one order."""
 
     def __init__(self, path: Path) -> None:
-        """Raises SlmflowError for what is not there or of no known kind."""
+        """Raises SlmflowError for what is not there, of no known kind, or has a column twice."""
         if not path.exists():
             raise SlmflowError(f"input={path}: is not there")
         self.path = path
@@ -44,37 +44,54 @@ class Table:
             raise SlmflowError(
                 f"input={path}: give a file in {', '.join(KINDS)}, or a folder of Parquet files"
             )
+        self.header()
 
     def digest(self) -> str:
         """sha256 of the content, the same wherever it is."""
         if self.path.is_dir():
-            return canonical_digest(digests_under(self.path))
+            return canonical_digest({file.name: remembered_sha256(file) for file in self.files})
         return remembered_sha256(self.path)
 
-    def columns(self) -> list[str]:
-        """Names of its columns; of JSON lines those of the first row that can be read.
-
-        Raises SlmflowError where it has none.
-        """
+    def header(self) -> list[str] | None:
+        """Names of its columns; None for JSON lines, of which each has its own."""
         if self.kind == ".parquet":
-            names = list(self.schema().names)
-        elif self.kind == ".csv":
-            names = next(iter(self._csv_lines()), [])
-        else:
-            names = next((list(row.values) for row in self.rows() if not row.error), [])
-        if not names:
-            raise SlmflowError(f"input={self.path}: has no row that can be read")
-        return names
+            return list(self.schema().names)
+        if self.kind == ".csv":
+            return _once(next(iter(self._csv_lines()), []), self.path)
+        return None
 
     def schema(self) -> pa.Schema:
-        """Of Parquet. Raises SlmflowError for a file that is none."""
+        """Of Parquet, all files together. Raises SlmflowError for one that is none or of other types."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
-            return pq.read_schema(self.files[0])
-        except (pa.ArrowInvalid, OSError) as error:
-            raise SlmflowError(f"input={self.files[0]}: {first_line(error)}") from None
+        found = pa.schema([])
+        for file in self.files:
+            try:
+                own = pq.read_schema(file).remove_metadata()
+                _once(own.names, file)
+                found = pa.unify_schemas([found, own])
+            except (pa.ArrowException, OSError) as error:
+                raise SlmflowError(f"input={file}: {first_line(error)}") from None
+        return found
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Of Parquet, as they are stored, all of one schema. Raises SlmflowError for a damaged file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = self.schema()
+        for file in self.files:
+            try:
+                for batch in pq.ParquetFile(file).iter_batches(CHUNK):
+                    columns = [
+                        batch.column(field.name) if field.name in batch.schema.names
+                        else pa.nulls(batch.num_rows, field.type)
+                        for field in schema
+                    ]  # fmt: skip
+                    yield pa.RecordBatch.from_arrays(columns, schema=schema)
+            except (pa.ArrowException, OSError) as error:
+                raise SlmflowError(f"input={file}: {first_line(error)}") from None
 
     def rows(self) -> Iterator[Row]:
         """Every row in order."""
@@ -83,19 +100,17 @@ class Table:
         elif self.kind == ".csv":
             yield from self._csv()
         else:
-            import pyarrow.parquet as pq
-
-            for file in self.files:
-                for batch in pq.ParquetFile(file).iter_batches(CHUNK):
-                    yield from (Row(values) for values in batch.to_pylist())
+            for batch in self.batches():
+                yield from _rows_of(batch)
 
     def _jsonl(self) -> Iterator[Row]:
         with self.path.open("rb") as file:
-            for line in file:
-                if not line.strip():
+            for number, line in enumerate(file):
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
+                if not text.strip():
                     continue
                 try:
-                    value = json.loads(line.decode())
+                    value = json.loads(text.decode())
                 except UnicodeDecodeError:
                     yield Row({}, "the line is not UTF-8")
                 except (ValueError, RecursionError) as error:
@@ -115,13 +130,15 @@ class Table:
     def _csv(self) -> Iterator[Row]:
         lines = self._csv_lines()
         names = next(lines, [])
+        if any(_is_broken(name) for name in names):
+            raise SlmflowError(f"input={self.path}: its header is not UTF-8")
         for fields in lines:
             if not fields:
                 continue
             row = dict(zip(names, fields, strict=False))
             if len(fields) != len(names):
                 yield Row(row, f"the row has {len(fields)} fields, the header {len(names)}")
-            elif any(0xDC80 <= ord(char) <= 0xDCFF for field in fields for char in field):
+            elif any(map(_is_broken, fields)):
                 yield Row(
                     {n: v.encode(errors="replace").decode() for n, v in row.items()}, "the row is not UTF-8"
                 )
@@ -129,63 +146,33 @@ class Table:
                 yield Row({name: value if value else None for name, value in row.items()})
 
 
-def output_kind(path: Path) -> str:
-    """Raises SlmflowError unless the name says a kind of file that can be written."""
-    if path.suffix.lower() not in KINDS:
-        raise SlmflowError(f"output={path}: give a file in {', '.join(KINDS)}")
-    return path.suffix.lower()
+def _once(names: list[str], path: Path) -> list[str]:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise SlmflowError(f"input={path}: has the column {twice[0]} twice: rename one")
+    return names
 
 
-def write(path: Path, rows: Iterable[dict[str, Any]], columns: list[str], schema: pa.Schema | None) -> None:
-    """Write rows to a file of the kind that its name says, whole or not at all.
+def _is_broken(text: str) -> bool:
+    return any(0xDC80 <= ord(char) <= 0xDCFF for char in text)
 
-    `schema` types Parquet; without one every column but numbers is text, other values as JSON.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+def _rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
     try:
-        {".jsonl": _write_jsonl, ".csv": _write_csv, ".parquet": _write_parquet}[output_kind(path)](
-            scratch, rows, columns, schema
-        )
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]], columns: list[str], schema: Any) -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-
-def _write_csv(path: Path, rows: Iterable[dict[str, Any]], columns: list[str], schema: Any) -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([_text(row.get(name)) for name in columns] for row in rows)
-
-
-def _write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: list[str], schema: Any) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    texts = [field.name for field in schema if pa.types.is_string(field.type)]
-
-    def as_text(row: dict[str, Any]) -> dict[str, Any]:
-        held = {name: row[name] for name in texts if row.get(name) is not None}
-        return {**row, **{name: _text(value) for name, value in held.items()}}
-
-    with pq.ParquetWriter(path, schema) as writer:
-        for chunk in chunks(map(as_text, rows), CHUNK):
-            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        found = batch.to_pylist(maps_as_pydicts="lossy")
+    except (ValueError, OverflowError):  # text that is no UTF-8, a date after the year 9999
+        found = None
+    if found is not None:
+        yield from map(Row, found)
+        return
+    for at in range(batch.num_rows):
+        values, errors = {}, []
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                values[name] = column[at].as_py(maps_as_pydicts="lossy")
+            except (ValueError, OverflowError) as error:
+                values[name] = None
+                errors.append(f"{name} cannot be read: {first_line(error)}")
+        yield Row(values, "; ".join(errors))
 
 
 def chunks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -15,6 +15,7 @@ from slmflow.packaging.onnx_model import log_onnx_model
 from slmflow.workflow.closure import ROOT
 from tests.conftest import make_store, store_uri
 
+SPARK = "score.engine=spark \"score.master='local-cluster[2,1,1024]'\""
 WORDS = [
     "the",
     "a",
@@ -51,12 +52,28 @@ def registered(tmp_path_factory, tiny_onnx):
     return store_uri(folder)
 
 
-def start(uri, table, output, words="", model="models:/tiny-onnx@champion", **more) -> subprocess.Popen:
+@pytest.fixture(scope="session")
+def deadly(registered, tmp_path_factory):
+    """The model, but its process dies at a request that says so, as at a defect of a runtime in C."""
+    folder = tmp_path_factory.mktemp("deadly") / "model"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(registered)
+    mlflow.artifacts.download_artifacts("models:/tiny-onnx/1", dst_path=str(folder))
+    mlflow.set_tracking_uri(before)
+    code = next(folder.rglob("reports.py"))
+    planted = '    if "planted death" in str(body):\n        import os\n\n        os._exit(139)\n    try:\n'
+    code.write_text(code.read_text().replace("    try:\n", planted, 1))
+    return str(folder)
+
+
+def start(
+    uri, table, output, words="", model="models:/tiny-onnx@champion", preexec_fn=None, **more
+) -> subprocess.Popen:
     command = [sys.executable, "-m", "slmflow.commands.score", f"model_uri={model}", f"input={table}"]
     command += [f"output={output}", f"overrides=score.max_tokens=6 score.deterministic=true {words}"]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "MLFLOW_TRACKING_URI": uri, **more}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=preexec_fn,
     )  # fmt: skip
 
 

@@ -57,9 +57,14 @@ def test_a_prompt_is_asked_as_a_chat_where_it_is_said():
 def test_a_chat_is_a_list_or_its_json_and_parquets_nulls_are_no_fields():
     made = recipe("score.messages=m")
     chat = [{"role": "user", "content": "Hi"}]
-    for value in (chat, json.dumps(chat), [{**chat[0], "name": None}]):
+    for value in (
+        chat,
+        json.dumps(chat),
+        [{**chat[0], "name": None}],
+        [{"role": "user", "content": "Hi", "name": None}],
+    ):
         assert json.loads(made.request_of({"m": value}))["messages"] == chat
-    for value in ("no json", 3, ["x"], {"role": "user"}):
+    for value in ("no json", 3, ["x"], {"role": "user"}, [{"role": "user", "content": "\ud83d"}]):
         with pytest.raises(RowError):
             made.request_of({"m": value})
 
@@ -79,3 +84,21 @@ def test_a_chat_is_a_list_or_its_json_and_parquets_nulls_are_no_fields():
 def test_what_is_no_recipe_is_refused(words, said):
     with pytest.raises(SlmflowError, match=said):
         recipe(words)
+
+
+def test_deterministic_rows_have_a_seed_though_none_is_given():
+    words = "score.deterministic=true score.temperature=1.0"
+    assert json.loads(recipe(words).request_of({"prompt": "a"}))["seed"] == 0
+    assert json.loads(recipe(f"{words} score.seed=7").request_of({"prompt": "a"}))["seed"] == 7
+
+
+@pytest.mark.parametrize("words", ["score.max_tokens=0", "score.temperature=9", "score.top_p=1.5"])
+def test_sampling_out_of_range_is_refused_before_any_row_is_read(words):
+    with pytest.raises(SlmflowError, match="out of range"):
+        recipe(words)
+
+
+def test_a_template_takes_columns_with_spaces_and_dashes():
+    assert json.loads(
+        recipe("\"score.template='{the text} {b-c}'\"").request_of({"the text": 1, "b-c": 2})
+    ) == {"prompt": "1 2"}

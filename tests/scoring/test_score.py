@@ -1,5 +1,6 @@
 """A table is answered row for row by a registered model, through the command as users type it."""
 
+import os
 import signal
 import time
 
@@ -9,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from slmflow.scoring.embedded import Pool, one_by_one
+from slmflow.errors import SlmflowError
+from slmflow.scoring.embedded import Pool
 from slmflow.scoring.embedded import score as embedded
 from slmflow.scoring.recipe import Recipe
 from slmflow.scoring.table import Table
 from slmflow.scoring.work import Work
-from tests.scoring.conftest import broken_rows, read, score, short_rows, start
+from tests.scoring.conftest import SPARK, broken_rows, read, score, short_rows, start
 
 
 def test_every_row_is_accounted_for_though_one_in_twenty_is_broken(registered, tmp_path):
@@ -64,7 +66,9 @@ def test_a_row_is_answered_as_the_model_answers_it_alone(registered, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_scoring_that_was_killed_goes_on_and_ends_with_the_same_rows(registered, tmp_path):
+def test_a_scoring_that_was_killed_leaves_no_process_goes_on_and_ends_with_the_same_rows(
+    registered, tmp_path
+):
     table = short_rows(tmp_path / "in.jsonl", 400)
     status, said = score(registered, table, tmp_path / "whole.jsonl", "score.rows=20")
     assert status == 0, said
@@ -74,8 +78,12 @@ def test_a_scoring_that_was_killed_goes_on_and_ends_with_the_same_rows(registere
     while len(list(answers.glob("*.parquet"))) < 3:
         assert process.poll() is None
         time.sleep(0.02)
-    for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        victim.send_signal(signal.SIGKILL)
+    models = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    gone, living = psutil.wait_procs(models, timeout=60)
+    assert gone
+    assert not living, "a model process outlives its command"
     process.communicate()
     assert not output.exists()
     done = {path: path.stat().st_mtime_ns for path in answers.glob("*.parquet")}
@@ -86,6 +94,25 @@ def test_a_scoring_that_was_killed_goes_on_and_ends_with_the_same_rows(registere
     assert status == 0, said
     assert f"goes on: {20 - len(done)} of 20 partitions are left" in said
     assert output.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_does_not_wait_for_a_long_partition(registered, tmp_path, number):
+    table = short_rows(tmp_path / "in.jsonl", 20_000)
+    words = "score.rows=5000 score.max_tokens=100"
+    process = start(registered, table, tmp_path / "out.jsonl", words, preexec_fn=os.setsid)
+    while len(psutil.Process(process.pid).children(recursive=True)) < 2:  # a resource tracker, and a model
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(8)  # until it computes
+    models = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 130, said
+    assert "the same command goes on where it stopped" in said
+    assert "Traceback" not in said
+    assert not psutil.wait_procs(models, timeout=30)[1]
 
 
 @pytest.mark.parametrize(
@@ -106,23 +133,6 @@ def test_what_cannot_be_scored_is_refused_in_one_line(registered, tmp_path, word
     assert not list(tmp_path.glob("out*"))
 
 
-def test_an_output_that_is_there_and_a_column_of_the_same_name_are_refused(registered, tmp_path):
-    table = short_rows(tmp_path / "in.jsonl", 2)
-    (tmp_path / "there.jsonl").write_text("mine")
-    status, said = score(registered, table, tmp_path / "there.jsonl")
-    assert status == 1
-    assert "is there already" in said
-    table.write_text('{"prompt": "a", "text": "b"}\n')
-    status, said = score(registered, table, tmp_path / "out.jsonl")
-    assert status == 1
-    assert "score.prefix=answer_" in said
-    status, said = score(registered, table, tmp_path / "out.jsonl", "score.prefix=answer_")
-    assert status == 0, said
-    (row,) = read(tmp_path / "out.jsonl")
-    assert row["text"] == "b"
-    assert row["answer_text"] is not None
-
-
 def test_a_process_that_dies_costs_its_partition_a_second_time_and_nothing_else(registered, tmp_path):
     mlflow.set_tracking_uri(registered)
     work = begun(tmp_path, 60)
@@ -140,40 +150,20 @@ def test_a_process_that_dies_costs_its_partition_a_second_time_and_nothing_else(
     assert not [report for report in reports if report["error"]]
 
 
-def test_the_row_at_which_a_process_dies_is_an_error_in_its_row(tmp_path, monkeypatch):
-    asked = [{"index": n, "request": f"r{n}"} for n in range(3)]
-
-    class Dying(Pool):
-        def __init__(self):
-            self.deaths = 0
-
-        def submit(self, requests):
-            return Dead() if requests == ["r1"] else Alive(requests)
-
-    from concurrent.futures.process import BrokenProcessPool
-
-    class Dead:
-        def result(self):
-            raise BrokenProcessPool
-
-    class Alive:
-        def __init__(self, requests):
-            self.requests = requests
-
-        def result(self):
-            return [{"text": text, "error": ""} for text in self.requests]
-
-    found = one_by_one(Dying(), asked, [0, 1, 2])
-    assert [row["error"] for row in found] == ["", "the model's process died at this row", ""]
-
-
-def test_a_table_of_broken_rows_alone_is_a_table_of_errors(registered, tmp_path):
-    table = tmp_path / "in.jsonl"
-    table.write_text('no json\n{"prompt": null}\n')
-    status, said = score(registered, table, tmp_path / "out.csv", "score.rows=1")
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["", SPARK])
+def test_the_row_at_which_a_process_dies_is_an_error_in_its_row(registered, deadly, tmp_path, words):
+    table, output = short_rows(tmp_path / "in.jsonl", 40), tmp_path / "out.jsonl"
+    lines = table.read_text().splitlines()
+    for at in (3, 25):
+        lines[at] = '{"id": -1, "prompt": "planted death"}'
+    table.write_text("\n".join(lines))
+    status, said = score(registered, table, output, f"score.rows=10 {words}", model=deadly)
     assert status == 0, said
-    assert "2 rows to " in said
-    assert "2 of them errors" in said
+    rows = read(output)
+    assert [at for at, row in enumerate(rows) if row["error"]] == [3, 25]
+    assert rows[3]["error"] == "the model's process died at this row"
+    assert all(row["text"] for at, row in enumerate(rows) if at not in (3, 25))
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_job_and_not_its_rows(registered, tmp_path):
@@ -192,6 +182,28 @@ def test_a_model_that_cannot_be_loaded_ends_the_job_and_not_its_rows(registered,
 
 def begun(tmp_path, count):
     work = Work(tmp_path / "out.jsonl")
+    work.folder.mkdir()
     table = Table(short_rows(tmp_path / "in.jsonl", count))
-    work.begin(table, Recipe("prompt", fields={"max_tokens": 6}), 20, {"input": table.digest()})
+    work.begin(
+        table.rows(), Recipe("prompt", fields={"max_tokens": 6}), "", 20, 1, {"digest": table.digest()}
+    )
     return work
+
+
+def test_a_second_process_that_cannot_load_the_model_ends_the_job_and_not_its_rows(
+    registered, tmp_path, monkeypatch
+):
+    folder = tmp_path / "model"
+    mlflow.set_tracking_uri(registered)
+    mlflow.artifacts.download_artifacts("models:/tiny-onnx/1", dst_path=str(folder))
+    began = Pool._start
+
+    def start_and_lose(self):
+        made = began(self)
+        folder.rename(tmp_path / "gone")
+        return made
+
+    monkeypatch.setattr(Pool, "_start", start_and_lose)
+    with pytest.raises(SlmflowError, match="cannot be loaded"):
+        list(embedded(begun(tmp_path, 200), str(folder), 2))
+    mlflow.set_tracking_uri(None)

@@ -1,16 +1,18 @@
 """Apache Spark answers the same rows with the same results, whatever happens to its executors."""
 
+import json
 import shutil
 import threading
 import time
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tests.scoring.conftest import broken_rows, score, short_rows, start
+from tests.scoring.conftest import SPARK, broken_rows, read, score, short_rows, start
 
 pytestmark = pytest.mark.slow
-SPARK = "score.engine=spark \"score.master='local-cluster[2,1,1024]'\""
 
 
 def test_spark_gives_the_rows_of_the_embedded_engine_broken_ones_too(registered, tmp_path):
@@ -60,6 +62,23 @@ def test_a_table_of_sparks_own_is_read_by_its_name(registered, tmp_path):
     status, said = score(registered, "table:nowhere.none", tmp_path / "out.jsonl", SPARK)
     assert status == 1
     assert "input=table:nowhere.none: Spark says: " in said
-    status, said = score(registered, "table:any", tmp_path / "out.jsonl")
+    status, said = score(registered, "table:any", tmp_path / "out.jsonl", "score.engine=embedded")
     assert status == 1
-    assert "add score.engine=spark" in said
+    assert "is Spark's to read" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_that_spark_names_is_scored_as_its_file_is(registered, tmp_path):
+    table = short_rows(tmp_path / "in.jsonl", 50)
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    (tmp_path / "table").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table" / "rows.parquet")
+    status, said = score(registered, tmp_path / "table", tmp_path / "here.jsonl")
+    assert status == 0, said
+    named = f"table:parquet.`{tmp_path}/table`"
+    status, said = score(registered, named, tmp_path / "spark.jsonl", SPARK)
+    assert status == 0, said
+    assert read(tmp_path / "spark.jsonl") == read(tmp_path / "here.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("spark")) == [
+        "spark.jsonl"
+    ]

@@ -19,7 +19,7 @@ def report_on(runtime: Runtime, body: Any) -> dict[str, str | int]:
     try:
         request = runtime.read(*_read(body))
         whole = runtime.answer(request).whole()
-    except (ValueError, OverloadedError, TimedOutError) as error:
+    except (ValueError, RecursionError, OverloadedError, TimedOutError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         return _report("", "", 0, 0, said)
     assert isinstance(whole, dict)
