@@ -31,7 +31,9 @@ def own_homes(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     os.environ.update(HF_HOME=str(home / "hf"), HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
     os.environ["SLMFLOW_ENVIRONMENTS"] = str(home / "environments")
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven idle processes a server, each starting Python
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = (
+        "false"  # seven idle processes a server, each starting Python
+    )
     os.environ.pop("MLFLOW_RUN_ID", None)
     return home
 

@@ -98,8 +98,11 @@ def _of_content(client: MlflowClient, name: str, fingerprint: str) -> list[Model
 def rolled_back_of(client: MlflowClient, version: ModelVersion) -> str:
     """When a version's content was rolled back; empty for never, or if it was promoted by hand since.
 
-    The newest version of the content decides, as one that was made for damaged files takes the mark over.
+    Its own mark counts, and that of the newest version of the content: one that was made for damaged files
+    takes the mark over, and may have been promoted since.
     """
+    if own := version.tags.get(ROLLED_BACK_TAG):
+        return str(own)
     fingerprint = version.tags.get(tag_key(FINGERPRINT_TAG, mlflow.get_registry_uri()))
     newest = [version] if fingerprint is None else _of_content(client, version.name, fingerprint) or [version]
     return str(newest[-1].tags.get(ROLLED_BACK_TAG, ""))

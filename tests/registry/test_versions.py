@@ -120,6 +120,8 @@ def test_what_was_rolled_back_stays_so_when_its_files_are_damaged(model):
     promote(MlflowClient(), NAME, "3", "1", whole)
     again = registered(model, "f2", is_intact=lambda version: int(version.version) not in (2, 3))
     assert (again.version, again.alias, again.rolled_back) == ("4", "champion", ""), "a hand promoted it"
+    assert registered(model, "f2").rolled_back, "the files of the one that was rolled back are whole again"
+    assert aliases()[0] == "4"
 
 
 def test_evidence_that_was_written_by_halves_is_written_again(model, monkeypatch):

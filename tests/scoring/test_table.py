@@ -16,7 +16,11 @@ from slmflow.scoring.table import Table
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 
-@given(st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line and line.strip(b" \t\r\v\f\xef\xbb\xbf"))))
+@given(
+    st.lists(
+        st.binary(max_size=30).filter(lambda line: b"\n" not in line and line.strip(b" \t\r\v\f\xef\xbb\xbf"))
+    )
+)
 def test_json_lines_of_any_bytes_are_as_many_rows(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("t") / "in.jsonl"
     path.write_bytes(b"\n".join(lines))
