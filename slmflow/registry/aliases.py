@@ -118,6 +118,8 @@ def promote(client: MlflowClient, name: str, number: str, seen: str | None, is_i
     A former champion whose model is damaged cannot be gone back to: then `previous` stays where it is.
     `seen` is the champion that the decision was made on: raises Moved when there is another one now.
     """
+    if not _is_number(number):  # a store takes 05 and ٣ for numbers, and aliases compare texts
+        raise SlmflowError(f"{name}: version {number!r} is not written as the registry writes it")
     now = standing(client, name)
     if now.champion != seen:
         raise Moved(f"{name}: champion moved from {_shown(seen)} to {_shown(now.champion)}; run again")

@@ -171,7 +171,8 @@ def _relative(
     elif not same_items(evaluation, theirs):
         notes.append(f"tasks are not compared with {label}: it answered other items")
     else:
-        error = paired_error(items, champion.items)
+        same = 0.0 if evaluation["tasks"] == theirs["tasks"] else None
+        error = paired_error(items, champion.items) if items and champion.items else same
         margins.append(("tasks", "score", gate.max_task_score_decrease, False, error))
     checks = []
     for part, name, margin, more, error in margins:

@@ -58,6 +58,8 @@ def test_a_version_that_is_not_written_as_the_registry_does_is_refused(make_vers
     promoted(client, "4", "5")
     with pytest.raises(SlmflowError, match="must be a number"):
         promote_command([f"model={NAME}", f"version={number}"])
+    with pytest.raises(SlmflowError, match="is not written as the registry writes it"):
+        promoted(client, number)
     assert aliases(client) == ("5", "4", None)
 
 
