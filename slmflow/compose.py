@@ -21,7 +21,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slmflow.config import Config, GateMode, ModelConfig, register_schemas
+from slmflow.config import Config, GateMode, ModelConfig, Promote, register_schemas
 from slmflow.errors import SlmflowError, first_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -119,6 +119,14 @@ def _opened(override: str) -> str:
     key = key_of(override)
     is_open = any(key == name or key.startswith(f"{name}.") for name in OPEN)
     return f"++{override}" if is_open and not override.startswith("+") else override
+
+
+def held_back(composition: Composition) -> Composition:
+    """The same configuration with `gate.promote=manual`."""
+    if composition.config.gate.promote is Promote.manual:
+        return composition
+    chosen = {name: composition.choices[name] for name in GROUP_PARAMETERS}
+    return compose(**chosen, overrides=f"{composition.overrides} gate.promote=manual")
 
 
 def _export_of_codes(words: list[str]) -> list[str]:

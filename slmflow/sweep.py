@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
 from slmflow.compose import Composition, compose, given_twice, key_of, split_overrides, sweep_of
+from slmflow.config.applies import reason_against
 from slmflow.errors import SlmflowError, first_line
 
 FLAGS = ("-m", "--multirun")
@@ -22,6 +23,8 @@ class Variant:
     label: str
     """What sets it apart from the others, e.g. `export=int4_cpu`; empty where there is only one."""
     composition: Composition
+    left_out: tuple[str, ...] = ()
+    """What the sweep does not run, as it cannot be made of the model: a sentence each."""
 
 
 def variants(model: str = "", export: str = "", overrides: str = "") -> list[Variant]:
@@ -29,7 +32,7 @@ def variants(model: str = "", export: str = "", overrides: str = "") -> list[Var
 
     With `-m`, an override with several values (`export=int8_cpu,int4_cpu`, `evaluate.windows=1,2`,
     `package.top_p=choice(0.5,1)`) stands for one configuration a value, and two such for their product.
-    Raises SlmflowError with one line.
+    One that cannot be made of the model is left out, if others can. Raises SlmflowError with one line.
     """
     tokens = split_overrides(overrides)
     given_twice({"model": model, "export": export}, tokens)
@@ -47,6 +50,7 @@ def variants(model: str = "", export: str = "", overrides: str = "") -> list[Var
             raise SlmflowError(
                 f"{token}: several values for one key: overrides='-m {token}' runs each of them"
             )
+    asked = {*swept, *map(key_of, fixed)}
     if any(token.startswith("+experiment=") for token in fixed):
         # What the user says wins over what the experiment sweeps.
         said = {key_of(token) for token in fixed}
@@ -55,10 +59,19 @@ def variants(model: str = "", export: str = "", overrides: str = "") -> list[Var
     if not swept:
         return [Variant("", compose(overrides=shlex.join(fixed)))]
     found = []
+    left_out: dict[str, str] = {}
     for chosen in itertools.product(*swept.values()):
         rest = [token for token in fixed if key_of(token) not in swept]
-        found.append(Variant(" ".join(chosen), compose(overrides=shlex.join([*rest, *chosen]))))
-    return found
+        label, composition = " ".join(chosen), compose(overrides=shlex.join([*rest, *chosen]))
+        if why := reason_against(composition.config, guess="export" not in asked):
+            left_out[label] = why
+        else:
+            found.append(Variant(label, composition))
+    if not found:
+        label, why = next(iter(left_out.items()))
+        raise SlmflowError(f"{label}: {why}: choose another export=")
+    sentences = tuple(f"{label} is left out: {why}." for label, why in left_out.items())
+    return [replace(variant, left_out=sentences) for variant in found]
 
 
 def _values(token: str) -> list[str] | None:

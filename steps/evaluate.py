@@ -66,6 +66,12 @@ def work(context: Context) -> None:
     driver = context.config.driver
     earlier = find_parts(keys, full=driver.verify is Verify.full) if driver.cache else {}
     measured = {part: take_part(part, run, context) for part, run in earlier.items()}
+    if measured.get("tasks"):
+        from slmflow.quality.genai import log_items
+        from slmflow.quality.items import read_items
+
+        wanted = context.config.evaluate.items
+        log_items(read_items(wanted), wanted, logged["model_id"])
     if len(measured) < len(keys):
         missing = {part: key for part, key in keys.items() if part not in measured}
         measured |= _measure(context, logged, missing, compared=compared)
@@ -94,8 +100,8 @@ def metrics_of(measured: dict[str, Any]) -> dict[str, float]:
     flat |= {
         f"tasks.{kind}.{name}": value for kind, figures in kinds.items() for name, value in figures.items()
     }
-    numbers = {name: value for name, value in flat.items() if isinstance(value, (int, float))}
-    return {**(measured["fidelity"] or {}), **numbers, **measured["cost"]}
+    every = {**(measured["fidelity"] or {}), **flat, **measured["cost"]}
+    return {name: value for name, value in every.items() if isinstance(value, (int, float))}
 
 
 def summary(measured: dict[str, Any]) -> str:
@@ -148,10 +154,12 @@ def _measure(
     measured: dict[str, Any] = {}
     if "fidelity" in keys:
         journal = Journal(keys["fidelity"])
+        context.when_indexed.append(journal.close)
         measured["fidelity"] = _fidelity(context, candidate, windows, logged, journal) if compared else None
-        journal.close()
     if "tasks" in keys:
-        measured["tasks"] = _tasks(context, candidate, model_id, Journal(keys["tasks"]))
+        journal = Journal(keys["tasks"])
+        context.when_indexed.append(journal.close)
+        measured["tasks"] = _tasks(context, candidate, model_id, journal)
     if "cost" in keys:
         with quiet():
             cost = measure_speed(candidate, prompt, config.new_tokens, config.repeats)
@@ -166,10 +174,11 @@ def _measure(
 
 def _fidelity(
     context: Context, candidate: Candidate, windows: list[Window], logged: dict[str, Any], journal: Journal
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Compare at every scored position; leave a row a window, and with the pipeline the reference."""
     from slmflow.quality import reference
     from slmflow.quality.evaluation import Reference, greedy_answers, measure_fidelity, window_rows
+    from slmflow.quality.windows import digest_of
     from slmflow.workflow import runs
 
     if logged["candidate"] == "pipeline":
@@ -184,7 +193,7 @@ def _fidelity(
         expected = reference.read(folder, windows, logged["reference_digest"])
         figures, found = measure_fidelity(candidate, windows, expected, journal)
     write_json(context.outputs / "windows.json", window_rows(found))
-    return figures
+    return {**figures, "windows_digest": digest_of(windows)}
 
 
 def _tasks(context: Context, candidate: Candidate, model_id: str, journal: Journal) -> dict[str, Any] | None:
@@ -205,11 +214,15 @@ def _tasks(context: Context, candidate: Candidate, model_id: str, journal: Journ
         trace_answers(candidate, items, journal.items, model_id, make_judge(judge) if judge else None)
     rows = measure_tasks(candidate, items, journal.items)
     write_json(context.outputs / "items.json", table(rows))
-    journal.close()
     compared = context.upstream.get("reference_run")
     known = compared is not None and "items.json" in runs.index_of(compared)["files"]
-    expected = rows_of(runs.json_artifact(compared, "items.json")) if compared and known else None
-    return figures(rows, expected, items.digest)
+    if not compared or not known:
+        return figures(rows, None, items.digest)
+    theirs = (runs.json_artifact(compared, "evaluation.json").get("tasks") or {}).get("digest")
+    found = figures(rows, rows_of(runs.json_artifact(compared, "items.json")), items.digest, theirs)
+    if "note" in found:
+        print(f"  {found['note']}", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -25,14 +25,13 @@ from slmflow.config import GateMode, Promote
 from slmflow.errors import SlmflowError
 from slmflow.files import write_json
 from slmflow.registry.admission import refuse_licence
-from slmflow.registry.aliases import Moved, repair, standing
+from slmflow.registry.aliases import again_if_moved, repair, standing
 from slmflow.registry.evidence import description_of, evidence_tags
-from slmflow.registry.gate import Champion, Verdict, judge
 from slmflow.registry.load_test import load_test
 from slmflow.registry.names import registered_name
 from slmflow.registry.versions import Content, Registered, register, registry_lock
 from slmflow.workflow import runs
-from slmflow.workflow.evidence import champion_of, digests_of, is_intact, refuse_incomplete
+from slmflow.workflow.evidence import digests_of, is_intact, items_of, refuse_incomplete, verdict_on
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
@@ -40,12 +39,12 @@ if TYPE_CHECKING:
 
     from mlflow.entities import Run
 
+    from slmflow.registry.gate import Verdict
+    from slmflow.registry.load_test import Loaded
     from slmflow.workflow.step import Context
 
 CANDIDATES = {"onnx": "onnx_run", "pipeline": "pipeline_run"}
 """Candidate, which is also the suffix of its registered model, to the parameter with its evaluation."""
-ATTEMPTS = 3
-"""Times that a decision is made anew because another host moved the champion meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class Candidate:
 
     registered_name: str
     evaluation: dict[str, Any]
+    items: dict[str, Any] | None
     evaluate_run: Run
     logged_run: Run
     logged: dict[str, Any]
@@ -66,21 +66,15 @@ def work(context: Context) -> None:
     """Judge first; nothing is registered unless every candidate may be."""
     given = [name for name, parameter in CANDIDATES.items() if parameter in context.upstream]
     candidates = {name: _candidate(context, name) for name in given}
-    _decide(context, candidates, _champions(candidates))
+    state = _State(context, candidates)
+    state.decide(_champions(candidates))
     for name, candidate in candidates.items():
         refuse_incomplete(candidate.model_id, candidate.folder)
-        loads = load_test(candidate.folder, candidate.evaluation["fingerprint"], context.config.gate)
-        print(f"  {name}: {loads}", flush=True)
-    for attempt in range(ATTEMPTS):
-        try:
-            with contextlib.ExitStack() as locks:
-                for candidate in candidates.values():  # in one order everywhere: no two wait for each other
-                    locks.enter_context(registry_lock(candidate.registered_name))
-                registered = _register_all(context, candidates)
-            break
-        except Moved:
-            if attempt == ATTEMPTS - 1:
-                raise
+        loaded = load_test(candidate.folder, candidate.evaluation["fingerprint"], context.config.gate)
+        state.loaded[name] = loaded
+        print(f"  {name}: {loaded.words}", flush=True)
+    again_if_moved(state.register_all)
+    registered = state.registered
     for version in registered.values():
         alias = f" @{version.alias}" if version.alias else ""
         known = "" if version.created else " (was there already)"
@@ -103,26 +97,8 @@ def _candidate(context: Context, name: str) -> Candidate:
     refuse_licence(logged["licence"], context.config.gate)
     in_registry = registered_name(context.config.model.name, name, mlflow.get_registry_uri())
     model_id, folder = runs.model_of(logged_run)
-    return Candidate(in_registry, evaluation, evaluate_run, logged_run, logged, model_id, folder)
-
-
-def _register_all(context: Context, candidates: dict[str, Candidate]) -> dict[str, Registered]:
-    """Under the locks: repair, judge against the champions of now, register."""
-    for candidate in candidates.values():
-        for line in repair(MlflowClient(), candidate.registered_name, is_intact):
-            print(f"  {line}")
-    seen = _champions(candidates)
-    verdicts = _decide(context, candidates, seen)
-    gate = context.config.gate
-    judged = gate.mode is not GateMode.off
-    registered = {}
-    for name, candidate in candidates.items():
-        verdict = verdicts[name]
-        promotes = not judged or (verdict.passed and gate.promote is Promote.auto)
-        content = _content(candidate, verdict if judged else None, context)
-        registered[name] = register(content, seen[name], is_intact, promotes=promotes)
-    _write(context, verdicts, registered)
-    return registered
+    items = items_of(evaluate_run)
+    return Candidate(in_registry, evaluation, items, evaluate_run, logged_run, logged, model_id, folder)
 
 
 def _champions(candidates: dict[str, Candidate]) -> dict[str, str | None]:
@@ -130,37 +106,61 @@ def _champions(candidates: dict[str, Candidate]) -> dict[str, str | None]:
     return {name: standing(client, c.registered_name).champion for name, c in candidates.items()}
 
 
-def _decide(
-    context: Context, candidates: dict[str, Candidate], seen: dict[str, str | None]
-) -> dict[str, Verdict]:
-    """Every candidate's verdict. Raises SlmflowError, gate.json logged, when the gate enforces a miss."""
-    gate = context.config.gate
-    verdicts = {}
-    for name, candidate in candidates.items():
-        champion: Champion | None = None
-        notes: list[str] = []
-        if (number := seen[name]) is not None and gate.mode is not GateMode.off:
-            champion, notes = champion_of(candidate.registered_name, number)
-        verdict = judge(candidate.evaluation, gate, champion)
-        verdicts[name] = Verdict(verdict.candidate, verdict.checks, verdict.notes + notes)
-    misses = [f"{v.candidate}: {check}" for v in verdicts.values() for check in v.misses]
-    if misses and gate.mode is GateMode.enforce:
-        _write(context, verdicts, {})
-        mlflow.log_artifact(str(context.outputs / "gate.json"))
-        raise SlmflowError(f"the gate was missed, nothing is registered: {'; '.join(misses)}")
-    return verdicts
+class _State:
+    """What was found out and done so far, as `gate.json` tells it."""
 
+    def __init__(self, context: Context, candidates: dict[str, Candidate]) -> None:
+        self._context, self._candidates = context, candidates
+        self.verdicts: dict[str, Verdict] = {}
+        self.loaded: dict[str, Loaded] = {}
+        self.registered: dict[str, Registered] = {}
 
-def _write(context: Context, verdicts: dict[str, Verdict], registered: dict[str, Registered]) -> None:
-    gate = context.config.gate
-    outcome = {
-        "mode": gate.mode.value,
-        "promote": gate.promote.value,
-        "load_test": gate.load_test.value,
-        "verdicts": {name: verdict.as_dict() for name, verdict in verdicts.items()},
-        "registered": {name: version.as_dict() for name, version in registered.items()},
-    }
-    write_json(context.outputs / "gate.json", outcome)
+    def decide(self, seen: dict[str, str | None]) -> None:
+        """Judge every candidate against the champions that were seen.
+
+        Raises SlmflowError, gate.json logged, when the gate enforces a miss.
+        """
+        gate = self._context.config.gate
+        self.verdicts = {
+            name: verdict_on(c.evaluation, c.items, gate, c.registered_name, seen[name])
+            for name, c in self._candidates.items()
+        }
+        misses = [f"{v.candidate}: {check}" for v in self.verdicts.values() for check in v.misses]
+        if misses and gate.mode is GateMode.enforce:
+            self._write()
+            mlflow.log_artifact(str(self._context.outputs / "gate.json"))
+            there = ", ".join(f"{v.name} v{v.version}" for v in self.registered.values())
+            done = f"{there} was registered before, nothing else is" if there else "nothing is registered"
+            raise SlmflowError(f"the gate was missed, {done}: {'; '.join(misses)}")
+
+    def register_all(self) -> None:
+        """Under the locks: repair, judge against the champions of now, register."""
+        gate = self._context.config.gate
+        with contextlib.ExitStack() as locks:
+            for candidate in self._candidates.values():  # in one order everywhere: no two wait for each other
+                locks.enter_context(registry_lock(candidate.registered_name))
+            for candidate in self._candidates.values():
+                for line in repair(MlflowClient(), candidate.registered_name, is_intact):
+                    print(f"  {line}")
+            seen = _champions(self._candidates)
+            self.decide(seen)
+            for name, candidate in self._candidates.items():
+                verdict = None if gate.mode is GateMode.off else self.verdicts[name]
+                promotes = gate.promote is Promote.auto and (verdict is None or verdict.passed)
+                content = _content(candidate, verdict, self._context)
+                self.registered[name] = register(content, seen[name], is_intact, promotes=promotes)
+            self._write()
+
+    def _write(self) -> None:
+        gate = self._context.config.gate
+        outcome = {
+            "mode": gate.mode.value,
+            "promote": gate.promote.value,
+            "load_test": {name: loaded.as_dict() for name, loaded in self.loaded.items()},
+            "verdicts": {name: verdict.as_dict() for name, verdict in self.verdicts.items()},
+            "registered": {name: version.as_dict() for name, version in self.registered.items()},
+        }
+        write_json(self._context.outputs / "gate.json", outcome)
 
 
 def _content(candidate: Candidate, verdict: Verdict | None, context: Context) -> Content:

@@ -76,3 +76,29 @@ def test_what_cannot_be_swept_is_refused_in_one_line(words, said):
 def test_a_parameter_and_an_override_of_the_same_name_are_refused():
     with pytest.raises(SlmflowError, match="give it once"):
         variants(export="int8_cpu", overrides="-m export=int8_cpu,int4_cpu")
+
+
+@pytest.mark.parametrize("model", ["tiny_phi3", "phi3_mini_4k"])
+def test_an_experiments_export_that_the_model_cannot_have_is_left_out_and_told(model):
+    found = variants(model=model, overrides="+experiment=compare_quantization")
+    assert "export=gguf_cpu" not in [variant.label for variant in found]
+    assert len(found) == 5
+    assert found[0].left_out == ("export=gguf_cpu is left out: the model is no GGUF file.",)
+
+
+def test_a_gguf_file_keeps_all_of_them():
+    found = variants(overrides="+experiment=compare_quantization")
+    assert [variant.label for variant in found][-1] == "export=gguf_cpu"
+    assert found[0].left_out == ()
+
+
+def test_a_repository_that_may_hold_a_gguf_file_keeps_what_the_user_swept():
+    words = "model.source.repo=me/model -m export=int8_cpu,gguf_cpu"
+    assert len(variants(model="hub", overrides=words)) == 2
+    experiment = "model.source.repo=me/model-GGUF +experiment=compare_quantization"
+    assert len(variants(model="hub", overrides=experiment)) == 6
+
+
+def test_a_sweep_of_nothing_that_the_model_can_have_is_refused():
+    with pytest.raises(SlmflowError, match="export=gguf_cpu: the model is no GGUF file"):
+        variants(model="tiny_phi3", overrides="-m export=gguf_cpu,gguf_fast_cpu")

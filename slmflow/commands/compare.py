@@ -7,7 +7,8 @@ Tiny, offline (a sweep leaves the same files on its own run):
     mlflow run . --env-manager local -P model=tiny_phi3 -P overrides="+experiment=compare_quantization"
 
 `run_ids` are runs of `evaluate`, of any day and machine, or runs of a driver, which stand for all that they
-evaluated. Leaves `comparison.html`, `.json`, `.csv`, `.md` and `.png` on its run.
+evaluated. Leaves `comparison.html`, `.json`, `.csv`, `.md` and `.png` on its run. What it recommends passes
+the gate, to which `overrides` may give other limits (`gate.min_decode_tokens_per_second=20`).
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from slmflow.workflow.shell import parse_words
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-PARAMETERS = ("run_ids",)
+PARAMETERS = ("run_ids", "overrides")
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
 def run(argv: list[str]) -> int:
     """Compare, and leave the files. Raises SlmflowError for bad words, before any run is made."""
     from slmflow.compose import compose
-    from slmflow.workflow.evaluations import evaluation_of, log_comparison
+    from slmflow.workflow.evaluations import evaluation_of, log_comparison, overrides_of
 
-    given = parse_words("compare", argv, PARAMETERS).get("run_ids", "")
+    arguments = parse_words("compare", argv, PARAMETERS)
+    given = arguments.get("run_ids", "")
+    gate = compose(overrides=arguments.get("overrides", "")).config.gate
     ids = list(dict.fromkeys(word for word in re.split(r"[\s,]+", given) if word))
     bad = next((word for word in ids if not _ID.fullmatch(word)), None)
     if not ids or bad is not None:
@@ -42,8 +45,9 @@ def run(argv: list[str]) -> int:
     if len(runs) < 2:
         raise SlmflowError(f"run_ids={given}: that is one evaluation; a comparison needs two")
     found = [evaluation_of(run) for run in runs.values()]
+    words = {run_id: overrides_of(run) for run_id, run in runs.items()}
     with command_run("compare"):
-        table, sentence = log_comparison(found, compose().config.gate)
+        _, table, sentence = log_comparison(found, words, gate)
         print(f"{table}\n{sentence}", flush=True)
     return 0
 
@@ -62,6 +66,10 @@ def evaluated(run_id: str) -> list[Run]:
     except MlflowException as error:
         raise_problem(error)
         raise SlmflowError(f"run_ids={run_id}: there is no such run in {runs.store_name()}") from None
+    if run.info.lifecycle_stage != "active":
+        raise SlmflowError(
+            f"run_ids={run_id}: that run was deleted; `mlflow runs restore --run-id {run_id}` brings it back"
+        )
     if run.data.tags.get(KIND_TAG) == "driver":
         made = [
             item["run_id"] for item in runs.items_of(run) if item["step"] == "evaluate" and item["run_id"]

@@ -9,6 +9,7 @@ For `gate.promote=manual`, and for going further back than `-e rollback` does. T
 
 from __future__ import annotations
 
+import re
 import sys
 
 from slmflow.errors import SlmflowError, exit_status
@@ -21,8 +22,8 @@ def run(argv: list[str]) -> int:
     """Promote, and say what was done. Raises SlmflowError for a version that is not there or not whole."""
     arguments = parse_words("promote", argv, PARAMETERS)
     number = arguments.get("version", "")
-    if number and not number.isdecimal():
-        raise SlmflowError(f"version={number}: must be a number")
+    if number and not re.fullmatch("[1-9][0-9]*", number):
+        raise SlmflowError(f"version={number}: must be a number as the registry writes it, such as 3")
     from slmflow.registry.aliases import promote, repair, standing
     from slmflow.workflow.command import command_run
     from slmflow.workflow.evidence import is_intact, registered_model
@@ -35,6 +36,7 @@ def run(argv: list[str]) -> int:
         if target is None:
             raise SlmflowError(f"model={name}: it has no challenger: name a version")
         version = client.get_model_version(name, target)
+        target = str(version.version)
         if not number and version.tags.get("gate") == "miss":
             raise SlmflowError(
                 f"model={name}: challenger v{target} missed the gate; to promote it all the same give "

@@ -53,13 +53,13 @@ def run(argv: list[str]) -> int:
     rules = read_rules(config.monitoring.rules)
     experiment = experiment_of(words["traces"])
     models, notes = _models(config)
+    traces = _traces(experiment, config, models["champion"], rules)
+    if not traces.rows:
+        why = "; ".join(f"{count} {reason}" for reason, count in sorted(traces.skipped.items()))
+        raise SlmflowError(
+            f"traces={words['traces']}: none of {traces.read} can be replayed: {why or 'there is none'}"
+        )
     with command_run("replay"):
-        traces = _traces(experiment, config, models["champion"], rules)
-        if not traces.rows:
-            why = "; ".join(f"{count} {reason}" for reason, count in sorted(traces.skipped.items()))
-            raise SlmflowError(
-                f"traces={words['traces']}: none of {traces.read} can be replayed: {why or 'none'}"
-            )
         print("\n".join([f"  {len(traces.rows)} requests of {traces.read} traces", *notes]), flush=True)
         with contextlib.ExitStack() as stack:
             answers = {}
@@ -177,7 +177,7 @@ def _log(replay: Replay) -> None:
     import mlflow
 
     from slmflow.files import write_json, write_text
-    from slmflow.monitoring.dataset import dataset_of, lines_of
+    from slmflow.monitoring.dataset import dataset_of, finite, lines_of
     from slmflow.monitoring.figures import flat
     from slmflow.monitoring.replay import as_json
     from slmflow.monitoring.report import html, markdown
@@ -189,8 +189,11 @@ def _log(replay: Replay) -> None:
             {"id": row.id, **{role: asdict(said[row.id]) for role, said in replay.answers.items()}}
             for row in replay.rows
         ]
-        write_text(folder / "answers.jsonl", "".join(f"{json.dumps(call)}\n" for call in calls))
-        write_json(folder / "replay.json", as_json(replay))
+        write_text(
+            folder / "answers.jsonl",
+            "".join(f"{json.dumps(finite(call), allow_nan=False)}\n" for call in calls),
+        )
+        write_json(folder / "replay.json", finite(as_json(replay)))
         write_text(folder / "replay.md", markdown(replay))
         write_text(folder / "replay.html", html(replay))
         mlflow.log_artifacts(str(folder))

@@ -6,6 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from slmflow.comparison.label import labels_of
+from slmflow.quality.alike import finite
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -19,11 +22,23 @@ class Entry:
     """Task items by id, as `items.json` has them; empty where there is none."""
 
     def figure(self, key: str) -> float | None:
-        """A figure by its path, `fidelity.kl_mean` or `tasks.kinds.json.score`; None if not measured."""
+        """A figure by its path, `fidelity.kl_mean` or `tasks.kinds.json.score`.
+
+        None if it was not measured, or is NaN or infinite: that is nowhere best, and on no picture.
+        """
+        return finite(self._at(key))
+
+    def broken(self, key: str) -> str:
+        """`nan` or `inf` where a figure is that; else empty."""
+        value = self._at(key)
+        measured = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return str(value) if measured and finite(value) is None else ""
+
+    def _at(self, key: str) -> Any:
         node: Any = self.evaluation
         for name in key.split("."):
             node = node.get(name) if isinstance(node, dict) else None
-        return float(node) if isinstance(node, (int, float)) and not isinstance(node, bool) else None
+        return node
 
     @property
     def is_pipeline(self) -> bool:
@@ -34,14 +49,10 @@ class Entry:
     def machine(self) -> str:
         """Where cost was measured, for people; empty when the evaluation does not say."""
         found = self.evaluation.get("machine") or {}
-        return f"{found['cpu']}, {found['cores']} cores" if found else ""
-
-    @property
-    def reference(self) -> tuple[Any, ...]:
-        """What fidelity is relative to: the weights, and by its perplexity the text."""
-        fidelity = self.evaluation.get("fidelity") or {}
-        digest = self.evaluation.get("source_digest")
-        return (digest, fidelity.get("tokens"), fidelity.get("perplexity_reference"))
+        units = {"cores": " cores", "threads": " threads"}
+        order = [*(name for name in ("cpu", "cores", "threads", "system") if name in found)]
+        order += sorted(set(found) - set(order))
+        return ", ".join(f"{found[name]}{units.get(name, '')}" for name in order)
 
     @property
     def tasks(self) -> str:
@@ -49,12 +60,17 @@ class Entry:
         return str((self.evaluation.get("tasks") or {}).get("digest", ""))
 
 
-def make_entries(found: list[tuple[str, str, dict[str, Any], dict[str, Any] | None]]) -> list[Entry]:
+def make_entries(
+    found: list[tuple[str, str, dict[str, Any], dict[str, Any] | None]],
+    overrides: dict[str, str] | None = None,
+) -> list[Entry]:
     """Entries of (run id, experiment id, evaluation, items table), with labels that tell them apart.
 
-    In a fixed order: models by name, the pipeline first, then by size, name and run.
+    `overrides` has, by run, the words that each was made with: those that differ are in the labels. In a
+    fixed order: models by name, the pipeline first, then by size, name and run.
     """
-    labels = [_label(evaluation) for _, _, evaluation, _ in found]
+    named = labels_of({run: evaluation for run, _, evaluation, _ in found}, overrides or {})
+    labels = [named[run] for run, *_ in found]
     several = len({evaluation.get("name") for _, _, evaluation, _ in found}) > 1
     if several:
         labels = [f"{row[2].get('name') or '?'} {label}" for row, label in zip(found, labels, strict=True)]
@@ -66,12 +82,6 @@ def make_entries(found: list[tuple[str, str, dict[str, Any], dict[str, Any] | No
         for (run, experiment, evaluation, items), label in zip(found, labels, strict=True)
     ]
     return sorted(entries, key=_order)
-
-
-def _label(evaluation: dict[str, Any]) -> str:
-    if evaluation["candidate"] == "pipeline":
-        return f"pipeline {evaluation['precision']}"
-    return str(evaluation.get("export") or f"onnx {evaluation['precision']}")
 
 
 def _order(entry: Entry) -> tuple[Any, ...]:

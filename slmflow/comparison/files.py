@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from slmflow.comparison.flips import flips_of
 from slmflow.comparison.page import html
-from slmflow.comparison.pareto import front_of, points_of, recommend
+from slmflow.comparison.pareto import front_of, points_of
 from slmflow.comparison.picture import png, svg
-from slmflow.comparison.table import Table, make_table
+from slmflow.comparison.recommendation import recommend
+from slmflow.comparison.table import NOT_MEASURED, Cell, Table, make_table
 from slmflow.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -20,11 +21,17 @@ if TYPE_CHECKING:
     from slmflow.config import GateConfig
 
 
-def write_comparison(entries: list[Entry], gate: GateConfig, name: str, folder: Path) -> str:
-    """Leave `comparison.html`, `.json`, `.csv`, `.md` and `.png`; returns the recommendation."""
+def write_comparison(
+    entries: list[Entry], gate: GateConfig, name: str, folder: Path, notes: tuple[str, ...] = ()
+) -> str:
+    """Leave `comparison.html`, `.json`, `.csv`, `.md` and `.png`; returns the recommendation.
+
+    `notes` are sentences to say beside what may not be compared.
+    """
     table, points = make_table(entries), points_of(entries)
+    table.notes.extend(notes)
     front = front_of(points)
-    chosen, sentence = recommend(points, gate)
+    chosen, sentence = recommend(entries, gate)
     flips = flips_of(entries, table.baseline)
     page = html(table, svg(points, front), sentence, chosen.run_id if chosen else "", flips, name)
     write_text(folder / "comparison.html", page)
@@ -69,7 +76,7 @@ def comma_separated(table: Table) -> str:
         row: list[Any] = [entry.run_id, entry.label, entry.machine]
         for cell in cells:
             row += [
-                "" if cell.value is None else repr(cell.value),
+                _broken(cell) if cell.value is None else repr(cell.value),
                 "" if cell.error is None else repr(cell.error),
             ]
         writer.writerow(row)
@@ -81,15 +88,31 @@ def markdown(table: Table) -> str:
     lines = [["candidate", *(column.title for column in table.columns)]]
     lines.append(["---", *("---:" for _ in table.columns)])
     for entry, cells in zip(table.entries, table.rows, strict=True):
-        texts = [f"**{cell.text}**" if cell.best else cell.text for cell in cells]
+        texts = [_marked(cell) for cell in cells]
         lines.append([entry.label.replace("|", "\\|"), *texts])
     notes = "".join(f"\n{note}\n" for note in table.notes)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n{notes}"
 
 
+def _marked(cell: Cell) -> str:
+    """A figure with the letter of those that it may be compared with, where there are several kinds."""
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return f"{text} ({cell.group})" if cell.group else text
+
+
+def _broken(cell: Cell) -> str:
+    """`nan` or `inf`, which is a figure though no number; empty for what was not measured."""
+    return "" if cell.text == NOT_MEASURED else cell.text
+
+
 def _figures(table: Table, at: int) -> dict[str, Any]:
     return {
-        column.key: {"value": cell.value, "standard_error": cell.error, "best": cell.best}
+        column.key: {
+            "value": cell.value,
+            "standard_error": cell.error,
+            "best": cell.best,
+            "group": cell.group or None,
+        }
         for column, cell in zip(table.columns, table.rows[at], strict=True)
-        if cell.value is not None
+        if cell.value is not None or _broken(cell)
     }

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from slmflow.comparison.flips import Flip
-from slmflow.comparison.table import Cell, Table
+from slmflow.comparison.table import NOT_MEASURED, Cell, Table
 from slmflow.workflow import card
 
 HERE = Path(__file__).parent
@@ -70,7 +70,8 @@ def _cell(cell: Cell, *, first: bool) -> str:
     kinds = " ".join(["first"] * first + ["best"] * cell.best)
     mark = f' class="{kinds}"' if kinds else ""
     if cell.value is None:
-        return f'<td{mark} data-value="">–<small>not measured</small></td>'
+        said = f"–<small>{NOT_MEASURED}</small>" if cell.text == NOT_MEASURED else cell.text
+        return f'<td{mark} data-value="">{said}</td>'
     text = f"<b>{cell.text}</b>" if cell.best else cell.text
     group = f"<sup>{cell.group}</sup>" if cell.group else ""
     error = f"<small>± {significant(cell.error)}</small>" if cell.error is not None else ""

@@ -16,8 +16,10 @@ WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 88, 150, 16, 46
 LEAST = 1e-6
 """Divergences below it are drawn there: nobody ships one for being closer than that."""
-LINE, LABEL = 15, 130
-"""Pixels between two labels' baselines, at least, where they begin within LABEL pixels of each other."""
+LINE, LETTER = 15, 6.6
+"""Pixels between the baselines of two labels one above the other, at least; and of a letter's width."""
+LONGEST = 30
+"""Letters of a label that are shown; the mark's title has all of it."""
 
 
 def floor_of(points: list[Point]) -> float:
@@ -50,27 +52,51 @@ def svg(points: list[Point], front: list[Point]) -> str:
         f'<text class="tick" transform="rotate(-90 12 {(TOP + HEIGHT - BOTTOM) / 2})" text-anchor="middle" '
         f'x="12" y="{(TOP + HEIGHT - BOTTOM) / 2}">← closer to the reference · KL divergence</text>',
     ]
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float]] = []
     for point in sorted(points, key=lambda one: (one.kl, one.size, one.entry.label)):
         across, up = x.at(point.size / 1e6), y.at(max(point.kl, least))
         radius = 4 + 9 * math.sqrt(point.speed / fastest)
-        label_at = up + 4
-        while any(abs(across - x_of) < LABEL and abs(label_at - y_of) < LINE for x_of, y_of in taken):
-            label_at -= LINE
-        taken.append((across, label_at))
+        shown = shortened(point.entry.label)
+        width, beside = LETTER * len(shown), radius + 5
+        left = across + beside if across + beside + width <= WIDTH else max(across - beside - width, 0.0)
+        label_at = _free(left, width, up + 4, taken)
+        taken.append((left, width, label_at))
         kind = "front" if point in front else "behind"
         label = f"{point.entry.label}, {point.speed:.0f} tokens/s"
         said = f"{label}: {point.size / 1e6:.0f} MB, KL {significant(point.kl)}"
         mark = f'<circle class="{kind}" cx="{across:.1f}" cy="{up:.1f}" r="{radius:.1f}">'
-        place = f'x="{across + radius + 5:.1f}" y="{label_at:.1f}"'
+        # Where it stands left of its mark it ends there, however wide the letters are.
+        anchor = f'x="{left:.1f}"' if left > across else f'text-anchor="end" x="{left + width:.1f}"'
+        place = f'{anchor} y="{label_at:.1f}"'
         parts.append(f"{mark}<title>{escape(said)}</title></circle>")
-        parts.append(f'<text class="{kind}" {place}>{escape(point.entry.label)}</text>')
+        parts.append(f'<text class="{kind}" {place}>{escape(shown)}</text>')
     title = "Size, KL divergence and speed of each candidate; filled marks are on the Pareto front"
     return (
         f'<svg class="trade" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">'
         + "".join(parts)
         + "</svg>"
     )
+
+
+def shortened(label: str) -> str:
+    """A label in at most LONGEST letters, on one line."""
+    plain = " ".join(label.split())
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
+
+
+def _free(
+    left: float, width: float, wanted: float, taken: list[tuple[float, float, float]], line: float = LINE
+) -> float:
+    """The height nearest to the one wanted, within the frame, at which a label covers no other."""
+    tries = [wanted, *(wanted + sign * step * LINE for step in range(1, 24) for sign in (-1, 1))]
+    within = [at for at in tries if TOP + 8 <= at <= HEIGHT - BOTTOM - 4]
+    for at in within:
+        if not any(
+            abs(at - its_height) < line and left < its_left + its_width and its_left < left + width
+            for its_left, its_width, its_height in taken
+        ):
+            return at
+    return within[0] if within else wanted
 
 
 def png(points: list[Point], front: list[Point]) -> bytes | None:
@@ -83,12 +109,29 @@ def png(points: list[Point], front: list[Point]) -> bytes | None:
     fastest = max(point.speed for point in points)
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
+    sizes = [point.size for point in points]
+    x = _Scale(sizes, LEFT, WIDTH)
+    y = _Scale([max(point.kl, least) for point in points], HEIGHT - BOTTOM, TOP)
+    taken: list[tuple[float, float, float]] = []
     for point in points:
         place = (point.size / 1e6, max(point.kl, least))
         area = 30 + 250 * point.speed / fastest
         axes.scatter(*place, s=area, c="#1f5f8b" if point in front else "none", edgecolors="#1f5f8b")
-        label = f"{point.entry.label}\\n{point.speed:.0f} tokens/s"
-        axes.annotate(label, place, textcoords="offset points", xytext=(11, -5), fontsize=8)
+        label = f"{shortened(point.entry.label)}\n{point.speed:.0f} tokens/s".replace("$", r"\$")
+        # Towards the middle, so that no label leaves the frame.
+        side = "right" if x.at(point.size) > (LEFT + WIDTH) / 2 else "left"
+        up, width = y.at(place[1]), LETTER * max(map(len, label.split("\n")))
+        begins = x.at(point.size) - (width if side == "right" else 0)
+        shift = _free(begins, width, up, taken, 2 * LINE) - up
+        taken.append((begins, width, up + shift))
+        axes.annotate(
+            label,
+            place,
+            textcoords="offset points",
+            xytext=(-11 if side == "right" else 11, -5 - shift),
+            fontsize=8,
+            horizontalalignment=side,
+        )
     axes.set(xscale="log", yscale="log", xlabel="size, MB", ylabel="KL divergence, nats a token")
     axes.grid(visible=True, alpha=0.25)
     axes.margins(0.15)

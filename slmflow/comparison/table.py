@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from slmflow.comparison.columns import COLUMNS, Column
 from slmflow.comparison.entry import Entry
+from slmflow.comparison.groups import PARTS, letters_of
+
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class Cell:
     """One figure of one candidate."""
 
     value: float | None
+    """None for what was not measured, and for NaN and infinities, whose text says which."""
     error: float | None
     text: str
     difference: str
@@ -39,8 +42,8 @@ class Table:
 def make_table(entries: list[Entry]) -> Table:
     """Hold entries against each other; the baseline is the first pipeline, else the first entry."""
     baseline = next((entry for entry in entries if entry.is_pipeline), entries[0])
-    columns = [column for column in COLUMNS if any(entry.figure(column.key) is not None for entry in entries)]
-    letters = {part: _letters(entries, part) for part in ("fidelity", "tasks", "cost", "size")}
+    columns = [column for column in COLUMNS if any(_has(entry, column.key) for entry in entries)]
+    letters = {part: letters_of(entries, part) for part in PARTS}
     best = {column.key: _best(entries, column, letters[column.part]) for column in columns}
     rows = [
         [
@@ -52,22 +55,8 @@ def make_table(entries: list[Entry]) -> Table:
     return Table(entries, columns, rows, baseline, _notes(entries, letters))
 
 
-def group_of(entry: Entry, part: str) -> Any:
-    """What an entry's figures of a part are relative to: figures of different groups are not comparable."""
-    return {"fidelity": entry.reference, "tasks": entry.tasks, "cost": entry.machine, "size": ""}[part]
-
-
-def _letters(entries: list[Entry], part: str) -> dict[str, str]:
-    """Run id to the letter of its group; empty letters where all are of one."""
-    measured = [entry for entry in entries if _measured(entry, part)]
-    groups = list(dict.fromkeys(group_of(entry, part) for entry in measured))
-    if len(groups) < 2:
-        return {entry.run_id: "" for entry in entries}
-    return {entry.run_id: chr(ord("A") + groups.index(group_of(entry, part)) % 26) for entry in measured}
-
-
-def _measured(entry: Entry, part: str) -> bool:
-    return bool(entry.evaluation.get("cost" if part == "size" else part))
+def _has(entry: Entry, key: str) -> bool:
+    return entry.figure(key) is not None or bool(entry.broken(key))
 
 
 def _best(entries: list[Entry], column: Column, letters: dict[str, str]) -> set[str]:
@@ -90,7 +79,7 @@ def _best(entries: list[Entry], column: Column, letters: dict[str, str]) -> set[
 def _cell(entry: Entry, column: Column, baseline: Entry, letters: dict[str, str], best: bool) -> Cell:
     value, error = entry.figure(column.key), entry.figure(column.error_key)
     if value is None:
-        return Cell(None, None, "not measured", "", False, "")
+        return Cell(None, None, entry.broken(column.key) or NOT_MEASURED, "", False, "")
     letter = letters.get(entry.run_id, "")
     difference = ""
     if entry is not baseline and letter == letters.get(baseline.run_id, ""):
@@ -117,7 +106,7 @@ def _notes(entries: list[Entry], letters: dict[str, dict[str, str]]) -> list[str
     }
     notes = []
     for part, text in said.items():
-        groups = sorted(set(letters[part].values()) - {""})
+        groups = sorted(set(letters[part].values()) - {""}, key=lambda one: (len(one), one))
         if groups:
             of = "; ".join(f"{letter}: {_example(entries, letters[part], letter, part)}" for letter in groups)
             notes.append(f"{text.format(n=len(groups))}: compare only within a letter. {of}.")

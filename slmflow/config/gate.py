@@ -51,13 +51,14 @@ class Threshold:
     """Limits of fidelity for models up to a size, at some precisions."""
 
     max_parameters: float = UNLIMITED
+    """For models with fewer."""
     precisions: list[Precision] = field(default_factory=list)
     """Precisions that this row is for; empty is all."""
     max_kl: float = MISSING
     """Mean KL divergence from the fp32 reference, in nats a token."""
     min_top1: float = MISSING
     max_kl_increase: float = UNLIMITED
-    """Margin against a champion of the same source, beyond two standard errors of the difference."""
+    """Margin against a champion of the same source, for the difference and 1.645 of its standard errors."""
     max_top1_decrease: float = 1.0
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ class GateConfig:
     min_decode_tokens_per_second: float = 0.0
     max_peak_resident_bytes: float = UNLIMITED
     max_task_score_decrease: float = 1.0
-    """Margin against a champion with the same items, beyond two standard errors of the difference."""
+    """Margin against a champion with the same items, for the difference and 1.645 of its standard errors."""
     min_speed_ratio: float = 0.0
     """Decode tokens/s over those of a champion that was measured on the same machine."""
     max_memory_ratio: float = UNLIMITED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,19 @@ if TYPE_CHECKING:
 
 def lines_of(rows: list[Row]) -> bytes:
     """The rows as JSON lines."""
-    lines = [json.dumps(asdict(row), sort_keys=True, ensure_ascii=False) for row in rows]
+    lines = [
+        json.dumps(finite(asdict(row)), sort_keys=True, ensure_ascii=False, allow_nan=False) for row in rows
+    ]
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def finite(value: Any) -> Any:
+    """The value with null for NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest_of(rows: list[Row]) -> str:

@@ -16,20 +16,24 @@ Finder = Callable[[str], Iterator[Span]]
 _SECRETS = re.compile(
     r"""
     -----BEGIN[ ][A-Z ]{0,40}PRIVATE[ ]KEY-----(?:(?!-----END).)*(?:-----END[ ][A-Z ]{0,40}-----)?
-    | eyJ[\w-]{5,}\.[\w-]{5,}(?:\.[\w-]*)?                            # JSON web token
+    | (?<![\w-])eyJ[\w-]{5,}+\.[\w-]{5,}+(?:\.[\w-]*)?                # JSON web token
+    | (?<=://)[^\s/@:"']{0,100}:(?P<in_url>[^\s/"']{1,200})@          # postgres://user:password@host
     | (?:sk|pk|rk)[-_][A-Za-z0-9_-]{16,}                              # OpenAI, Anthropic, Stripe
     | gh[opsur]_[A-Za-z0-9]{16,} | github_pat_\w{16,} | glpat-[\w-]{16,} | hf_[A-Za-z0-9]{16,}
     | xox[abeoprs]-[A-Za-z0-9-]{10,}                                  # Slack
     | A[KS]IA[0-9A-Z]{16,} | AIza[\w-]{30,}                           # AWS, Google
     | (?i:bearer|basic)[ \t]{1,4}(?=[A-Za-z._~+/-]{0,200}\d)[\w.~+/-]{12,}={0,2}
-    | (?i:password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token)
-      (?P<before>["']?[ \t]{0,4}[=:][ \t]{0,4}["']?)(?P<value>[^\s"',;]{4,})
+    | (?i:pass(?:word|wd|phrase)|pwd)\\{0,4}["']?[ \t]{0,4}[=:][ \t]{0,4}\\{0,4}
+      (?:["'](?P<quoted>[^"'\\\n]{1,200})|(?P<bare>[^\s"'\\,;]{1,}))
+    | (?i:secret|api[_-]?key|access[_-]?key|token)\\{0,4}["']?[ \t]{0,4}[=:][ \t]{0,4}\\{0,4}
+      (?:["'](?P<quoted_key>[^"'\\\n]{4,200})|(?P<bare_key>[^\s"'\\,;]{4,}))
     | (?<![A-Za-z0-9+/_-])(?=[A-Za-z+/_-]{0,99}\d)(?=[a-z0-9+/_-]{0,99}[A-Z])(?=[A-Z0-9+/_-]{0,99}[a-z])
       [A-Za-z0-9+/]{40,}={0,2}                                        # a key in base64
     | (?<![0-9A-Fa-f])(?=[A-Fa-f]{0,64}\d)[0-9A-Fa-f]{32,}            # a key in hexadecimal
     """,
     re.VERBOSE | re.DOTALL,
 )
+_SECRET_NAME = re.compile(r"(?i:pass(?:word|wd|phrase)|pwd|secret|api[_-]?key|access[_-]?key|token)\Z")
 _EMAIL = re.compile(
     r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}(?:@|%40)(?:[\w-]{1,63}\.){1,8}[\w-]{2,63}|"
     r'"[^"\n]{1,64}"@(?:[\w-]{1,63}\.){1,8}[\w-]{2,63}'
@@ -54,7 +58,12 @@ _NUMBER = re.compile(r"\d{9,}")
 def secrets(text: str) -> Iterator[Span]:
     """Keys, tokens and passwords; of `password=…` the value."""
     for found in _SECRETS.finditer(text):
-        yield found.span("value") if found["value"] else found.span()
+        yield found.span(found.lastgroup) if found.lastgroup else found.span()
+
+
+def names_secret(key: str) -> bool:
+    """Whether what is assigned to a key is a secret by the key's name, as in `db_password`."""
+    return _SECRET_NAME.search(key) is not None
 
 
 def emails(text: str) -> Iterator[Span]:

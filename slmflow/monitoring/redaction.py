@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slmflow.errors import SlmflowError
-from slmflow.monitoring.patterns import FINDERS, Finder, Span
+from slmflow.monitoring.patterns import FINDERS, Finder, Span, names_secret
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]{0,39}")
 SECONDS = 2.0
@@ -55,6 +55,10 @@ class Redactor:
         return value
 
     def _field(self, key: Any, item: Any) -> Any:
+        scalar = isinstance(item, (str, int, float)) and not isinstance(item, bool) and item != ""
+        if scalar and names_secret(str(key)):
+            self.counts["SECRET"] += 1
+            return "[SECRET]"
         if key == "arguments" and isinstance(item, str):  # of a tool call: JSON that must stay JSON
             try:
                 return json.dumps(self.value(json.loads(item)))

@@ -23,7 +23,12 @@ table { font-variant-numeric: tabular-nums; } .facts td { overflow-wrap: anywher
 .said td { vertical-align: top; max-width: 22rem; overflow-wrap: anywhere; white-space: pre-wrap; }
 b.drifted { color: var(--bad); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .9rem; }
-dd { margin: 0; } @media print { table { display: table; } details > * { display: revert; } }
+dd { margin: 0; } @page { size: A4 landscape; margin: 10mm; }
+@media print {
+  body { max-width: none; margin: 0; font-size: 9pt; } table { display: table; font-size: 7.5pt; }
+  details > * { display: revert; } details::details-content { content-visibility: visible; block-size: auto; }
+  tr { break-inside: avoid; }
+}
 """
 TITLES = {
     "over time": "Production over time: its older half against its newer half",

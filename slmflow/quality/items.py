@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import canonical_digest
 from slmflow.quality.rules import RULES, normalised
+from slmflow.quality.schema import problem_of
 from slmflow.tracking import raise_problem
 
 SHIPPED = Path(__file__).parents[1] / "data" / "tasks.jsonl"
@@ -118,9 +120,13 @@ def _checked(name: str, rows: Sequence[tuple[str, dict[str, Any] | str]]) -> Ite
 
 def _object(line: bytes) -> dict[str, Any] | str:
     try:
-        value = json.loads(line.decode(), parse_constant=_no_constant)
+        value = json.loads(
+            line.decode(), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_once
+        )
     except UnicodeDecodeError:
         return "it is not UTF-8"
+    except _AmbiguousError as error:
+        return str(error)
     except (ValueError, RecursionError):
         return "it is not JSON"
     return value if isinstance(value, dict) else "it is not a JSON object"
@@ -160,7 +166,8 @@ def _of_choices(row: dict[str, Any]) -> str:
 
 def _of_rules(row: dict[str, Any]) -> str:
     for rule in row["rules"]:
-        if not isinstance(rule, dict) or rule.get("rule") not in RULES or set(rule) - {"rule", "value"}:
+        named = isinstance(rule, dict) and isinstance(rule.get("rule"), str) and rule["rule"] in RULES
+        if not named or set(rule) - {"rule", "value"}:
             return f"rules must be of {', '.join(RULES)}"
         kind, value = RULES[rule["rule"]].value, rule.get("value")
         if kind is None and value is not None:
@@ -178,38 +185,7 @@ def _of_rules(row: dict[str, Any]) -> str:
 
 
 def _of_schema(row: dict[str, Any]) -> str:
-    import jsonschema
-
-    try:
-        jsonschema.Draft202012Validator.check_schema(row["schema"])
-        return _of_references(row["schema"])
-    except jsonschema.SchemaError as error:
-        return f"schema: {first_line(error)[:100]}"
-    except RecursionError:
-        return "schema: it is nested too deeply"
-
-
-def _of_references(schema: dict[str, Any]) -> str:
-    """Refuses what would be fetched from elsewhere, or found missing only when an answer is judged."""
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-    from referencing.jsonschema import DRAFT202012
-
-    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
-    for reference in _references(schema):
-        try:
-            resolver.lookup(reference)
-        except (Unresolvable, ValueError):
-            return f"schema: $ref {reference[:60]!r} points to nothing within the schema"
-    return ""
-
-
-def _references(part: Any) -> Iterator[str]:
-    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    if isinstance(part, dict) and isinstance(part.get("$ref"), str):
-        yield part["$ref"]
-    for value in inner:
-        yield from _references(value)
+    return problem_of(row["schema"])
 
 
 def _of_answers(row: dict[str, Any]) -> str:
@@ -220,8 +196,28 @@ def _of_answers(row: dict[str, Any]) -> str:
     return "" if empty is None else f"answers: {empty[:40]!r} is only articles and punctuation"
 
 
+class _AmbiguousError(ValueError):
+    """JSON that readers take in different ways."""
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _AmbiguousError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _AmbiguousError(f"the key {twice[:40]!r} is there twice")
+    return found
 
 
 def _texts(values: list[Any]) -> bool:

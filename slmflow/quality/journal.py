@@ -17,8 +17,13 @@ class Journal:
     """Figures by window, kept under the key of what is measured, so that nothing else ever reads them."""
 
     def __init__(self, key: str) -> None:
-        self.folder = cache_folder() / "evaluations" / key
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._place = cache_folder() / "evaluations" / key
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, made when it is first asked for."""
+        self._place.mkdir(parents=True, exist_ok=True)
+        return self._place
 
     @property
     def items(self) -> Path:
@@ -48,7 +53,7 @@ class Journal:
 
     def close(self) -> None:
         """Forget everything: the evaluation is whole."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self._place, ignore_errors=True)
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npz"
+        return self._place / f"{name}.npz"

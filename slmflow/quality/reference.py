@@ -76,9 +76,11 @@ def scored_logprobs(huggingface: Path, windows: list[Window], place: Path) -> ND
     borders = np.cumsum([0, *(len(window.targets) for window in windows)])
     count = place.with_suffix(".done")
     done = int(count.read_text()) if count.exists() else 0
-    logs: np.memmap[Any, np.dtype[np.float32]] | None = np.load(place, mmap_mode="r+") if done else None
     rest = windows[done:]
-    parts = reference_logits(huggingface, [window.ids for window in rest])
+    logs: np.memmap[Any, np.dtype[np.float32]] | None = None
+    if done:  # whole, it may be the file of a run's artifact already, which is read-only
+        logs = np.load(place, mmap_mode="r+" if rest else "r")
+    parts = reference_logits(huggingface, [window.ids for window in rest]) if rest else iter(())
     for number, part in enumerate(tqdm(parts, "  reference", initial=done, total=len(windows)), done):
         if logs is None:
             shape = (int(borders[-1]), part.shape[-1])

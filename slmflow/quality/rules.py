@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from slmflow.quality.schema import accepts
 
 
 class Rule(NamedTuple):
@@ -33,6 +36,7 @@ RULES = {
     "bullets": Rule(int, lambda answer, value: len(re.findall(r"(?m)^\s*[-*•]\s+\S", answer)) == value),
 }
 """By name. Letters' case counts only where the rule is about it; an answer without a word keeps none."""
+PUNCTUATION = frozenset(string.punctuation)
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 
@@ -43,23 +47,21 @@ def keeps(answer: str, rule: str, value: Any) -> bool:
 
 def is_valid_json(answer: str, schema: dict[str, Any]) -> bool:
     """Whether the answer, or the one fenced block in it, is JSON that the schema accepts (draft 2020-12)."""
-    import jsonschema
-
     fenced = _FENCE.findall(answer)
     try:
         value = json.loads(fenced[0] if len(fenced) == 1 else answer, parse_constant=_refuse)
-        return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
-    except (ValueError, RecursionError):  # too deep an answer, or a schema that only refers to itself
+    except (ValueError, RecursionError):  # no JSON, or too deep
         return False
+    return accepts(schema, value)
 
 
 def normalised(answer: str) -> str:
-    """As SQuAD's exact match compares: no case, punctuation or articles, single spaces (arXiv 1606.05250).
+    """As `normalize_answer` of SQuAD's evaluate-v1.1.py: no case, ASCII punctuation, articles, double spaces.
 
-    Where SQuAD deletes punctuation a space stands here: "twenty-four" equals "twenty four".
+    Like there punctuation is deleted and leaves no space: "twenty-four" equals "twentyfour".
     """
-    bare = re.sub(r"[^\w\s°]", " ", answer.casefold())
-    return " ".join(word for word in bare.split() if word not in ("a", "an", "the"))
+    bare = "".join(letter for letter in answer.lower() if letter not in PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
 def _refuse(name: str) -> None:

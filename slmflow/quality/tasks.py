@@ -1,7 +1,7 @@
 """How well a candidate does tasks: offline, by likelihood, exact match, rules and schemas; no judge.
 
 Multiple choice as lm-evaluation-harness scores it: `acc` takes the choice whose continuation has the greatest
-summed log-probability, `acc_norm` the greatest per byte. `flips` is the share of items whose correctness
+summed log-probability, `acc_norm` the greatest per character. `flips` is the share of items whose correctness
 differs from the reference's, either way ("Accuracy is Not All You Need", arXiv 2407.09141).
 """
 
@@ -50,7 +50,7 @@ class Row:
     """What was chosen or said."""
     expected: str
     correct_norm: bool | None = None
-    """Multiple choice by log-probability per byte."""
+    """Multiple choice by log-probability per character."""
 
 
 def measure_tasks(candidate: Candidate, items: Items, journal: Path) -> list[Row]:
@@ -78,12 +78,16 @@ def measure_tasks(candidate: Candidate, items: Items, journal: Path) -> list[Row
     return [known[item.id] for item in items.rows]
 
 
-def figures(rows: list[Row], reference: list[Row] | None, digest: str) -> dict[str, Any]:
+def figures(
+    rows: list[Row], reference: list[Row] | None, digest: str, reference_digest: str | None = None
+) -> dict[str, Any]:
     """Scores with their binomial standard errors, over all and by kind; flips where there is a reference.
 
-    The score over all is the mean of the kinds' scores, its error that of independent means.
+    The score over all is the mean of the kinds' scores, its error that of independent means. With a reference
+    whose items had another digest nothing is compared, and `note` says so: an id may be another question.
     """
-    theirs = {row.id: row.correct for row in reference or []}
+    other = reference is not None and reference_digest != digest
+    theirs = {row.id: row.correct for row in reference or []} if not other else {}
     comparable = bool(theirs) and all(row.id in theirs for row in rows)
     kinds = {}
     for kind in dict.fromkeys(row.kind for row in rows):
@@ -95,6 +99,7 @@ def figures(rows: list[Row], reference: list[Row] | None, digest: str) -> dict[s
         kinds[kind] = found | _flips(mine, theirs if comparable else {})
     return {
         "digest": digest,
+        **({"note": "flips are not measured: the reference answered other items"} if other else {}),
         "items": len(rows),
         "score": float(np.mean([found["score"] for found in kinds.values()])),
         "score_se": math.sqrt(sum(found["score_se"] ** 2 for found in kinds.values())) / len(kinds),
@@ -133,9 +138,9 @@ def _choose(candidate: Candidate, item: Item) -> Row:
     choices, right = item.fields["choices"], item.fields["answer"]
     sums = log_likelihoods(candidate, item.prompt, [f" {choice}" for choice in choices])
     chosen = int(np.argmax(sums))
-    sizes = [len(choice.encode()) for choice in choices]
-    per_byte = int(np.argmax(np.array(sums) / sizes))
-    return Row(item.id, item.kind, chosen == right, choices[chosen], choices[right], per_byte == right)
+    sizes = [len(choice) for choice in choices]
+    per_letter = int(np.argmax(np.array(sums) / sizes))
+    return Row(item.id, item.kind, chosen == right, choices[chosen], choices[right], per_letter == right)
 
 
 def check_lengths(candidate: Candidate, items: Items) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from slmflow.files import canonical_digest
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -36,3 +38,8 @@ def windows_of(ids: list[int], size: int, count: int, bos: list[int]) -> list[Wi
     """
     starts = range(0, len(ids) - size + 1, size)
     return [Window([*bos, *ids[start + len(bos) : start + size]]) for start in starts[:count]]
+
+
+def digest_of(windows: list[Window]) -> str:
+    """The sha256 of what is read and which positions are scored, as 64 hexadecimal digits."""
+    return canonical_digest([[window.ids, window.scored.start, window.scored.stop] for window in windows])

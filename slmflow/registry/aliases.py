@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -38,6 +39,20 @@ Intact = Callable[[ModelVersion], bool]
 
 class Moved(SlmflowError):  # noqa: N818 it says what happened
     """Somebody else moved the aliases meanwhile; what was decided on them no longer holds."""
+
+
+ATTEMPTS = 3
+"""Times that a decision is made anew because another host moved the champion meanwhile."""
+
+
+def again_if_moved(work: Callable[[], None]) -> None:
+    """Do what decides on the aliases and moves them; anew where they moved meanwhile, then raises Moved."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except Moved:
+            continue
+    return work()
 
 
 @dataclass(frozen=True)
@@ -76,9 +91,25 @@ def standing(client: MlflowClient, name: str) -> Standing:
             return Standing()
         raise
     numbers = {alias: str(version) for alias, version in model.aliases.items()}
-    written = model.tags.get(INTENT_TAG)
-    intent = Intent(**json.loads(written)) if written else None
+    intent = _intent_of(model.tags.get(INTENT_TAG))
     return Standing(numbers.get(CHAMPION), numbers.get(CHALLENGER), numbers.get(PREVIOUS), intent)
+
+
+def _intent_of(written: str | None) -> Intent | None:
+    """What the tag says; None for one that no version of this project can have written."""
+    try:
+        intent = Intent(**json.loads(written)) if written else None
+    except (ValueError, TypeError):
+        return None
+    if intent is None:
+        return None
+    numbers = (intent.champion, intent.previous, intent.before)
+    whole = isinstance(intent.token, str) and _is_number(intent.target) and isinstance(intent.back, bool)
+    return intent if whole and all(one is None or _is_number(one) for one in numbers) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[1-9][0-9]*", value) is not None
 
 
 def promote(client: MlflowClient, name: str, number: str, seen: str | None, is_intact: Intact) -> None:
@@ -87,6 +118,8 @@ def promote(client: MlflowClient, name: str, number: str, seen: str | None, is_i
     A former champion whose model is damaged cannot be gone back to: then `previous` stays where it is.
     `seen` is the champion that the decision was made on: raises Moved when there is another one now.
     """
+    if not _is_number(number):  # a store takes 05 and ٣ for numbers, and aliases compare texts
+        raise SlmflowError(f"{name}: version {number!r} is not written as the registry writes it")
     now = standing(client, name)
     if now.champion != seen:
         raise Moved(f"{name}: champion moved from {_shown(seen)} to {_shown(now.champion)}; run again")

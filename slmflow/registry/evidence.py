@@ -65,6 +65,7 @@ def evidence_tags(
         **({"gate.json": json.dumps(verdict.as_dict())} if verdict else {}),
         **digests,
         **run_ids,
+        "machine": ", ".join(str(value) for value in (evaluation.get("machine") or {}).values()),
         **{f"metric.{key}": f"{value:.6g}" for key, value in figures_of(evaluation).items()},
     }
 

@@ -6,12 +6,15 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from slmflow.quality.alike import finite, same_items, same_machine, same_source, same_text
+from slmflow.registry.paired import paired_error
+
 if TYPE_CHECKING:
     from slmflow.config import GateConfig, Threshold
 
 FIDELITY = ("kl_mean", "top1_agreement")
-ERRORS = 2.0
-"""Standard errors of the difference beyond a margin at which a difference counts."""
+ERRORS = 1.645
+"""Standard errors of the difference that must fit into a margin: a one-sided bound of 95 %."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Champion:
 
     version: str
     evaluation: dict[str, Any]
+    items: dict[str, Any] | None = None
+    """Its `items.json`; None where it cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,9 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """For `gate.json`."""
         checks = [{**asdict(check), "passed": check.passed} for check in self.checks]
+        for check in checks:  # JSON has no NaN
+            if check["value"] is not None and finite(check["value"]) is None:
+                check["value"] = str(check["value"])
         return {
             "candidate": self.candidate,
             "passed": self.passed,
@@ -88,15 +96,21 @@ class Verdict:
         }
 
 
-def judge(evaluation: dict[str, Any], gate: GateConfig, champion: Champion | None = None) -> Verdict:
+def judge(
+    evaluation: dict[str, Any],
+    gate: GateConfig,
+    champion: Champion | None = None,
+    items: dict[str, Any] | None = None,
+) -> Verdict:
     """Hold an evaluation against the first threshold that fits its size and precision, and the champion.
 
-    A champion of the same content is the candidate itself: nothing is compared.
+    `items` is the candidate's `items.json`, for the error of its tasks against the champion's. A champion of
+    the same content is the candidate itself: nothing is compared.
     """
     threshold = threshold_for(gate, evaluation["parameters"], evaluation["precision"])
     checks, notes = _absolute(evaluation, gate, threshold), list[str]()
     if champion is not None and champion.evaluation["fingerprint"] != evaluation["fingerprint"]:
-        relative, notes = _relative(evaluation, gate, threshold, champion)
+        relative, notes = _relative(evaluation, gate, threshold, champion, items)
         checks += relative
     return Verdict(evaluation["candidate"], checks, notes)
 
@@ -105,7 +119,7 @@ def threshold_for(gate: GateConfig, parameters: int | None, precision: str) -> T
     """The first row that fits; a model of unknown size counts as a large one."""
     size = float("inf") if parameters is None else parameters
     for row in gate.thresholds:
-        if size <= row.max_parameters and (
+        if (size < row.max_parameters or math.isinf(row.max_parameters)) and (
             not row.precisions or precision in [p.value for p in row.precisions]
         ):
             return row
@@ -115,6 +129,8 @@ def threshold_for(gate: GateConfig, parameters: int | None, precision: str) -> T
 def _absolute(evaluation: dict[str, Any], gate: GateConfig, threshold: Threshold | None) -> list[Check]:
     fidelity, cost = evaluation["fidelity"] or {}, evaluation["cost"]
     checks = []
+    if gate.mode.value == "enforce" and not fidelity and not evaluation.get("tasks"):
+        checks.append(Check("fidelity and tasks", None, 0.0, ">=", "nothing was measured", required=True))
     if threshold is not None:
         checks.append(Check("kl_mean", fidelity.get("kl_mean"), threshold.max_kl, "<="))
         checks.append(Check("top1_agreement", fidelity.get("top1_agreement"), threshold.min_top1, ">="))
@@ -131,29 +147,41 @@ def _absolute(evaluation: dict[str, Any], gate: GateConfig, threshold: Threshold
 
 
 def _relative(
-    evaluation: dict[str, Any], gate: GateConfig, threshold: Threshold | None, champion: Champion
+    evaluation: dict[str, Any],
+    gate: GateConfig,
+    threshold: Threshold | None,
+    champion: Champion,
+    items: dict[str, Any] | None,
 ) -> tuple[list[Check], list[str]]:
-    """No worse than the champion by more than a margin; and what could not be compared."""
-    checks, notes = [], []
-    theirs, label = champion.evaluation, f"champion v{champion.version}"
-    faithful, their_faithful = evaluation["fidelity"] or {}, theirs.get("fidelity") or {}
-    if evaluation.get("source_digest") != theirs.get("source_digest"):
+    """Not inferior to the champion by a margin; and what could not be compared."""
+    theirs, of = champion.evaluation, f"of champion v{champion.version}"
+    label = f"champion v{champion.version}"
+    margins: list[tuple[str, str, float, bool, float | None]] = []
+    notes = []
+    if not same_source(evaluation, theirs):
         notes.append(f"fidelity is not compared with {label}: it is of another source")
+    elif not same_text(evaluation, theirs):
+        notes.append(f"fidelity is not compared with {label}: it was measured on another text")
     elif threshold is not None:
-        kl = _worse(faithful, their_faithful, "kl_mean", threshold.max_kl_increase, label, more=True)
-        top1 = _worse(
-            faithful, their_faithful, "top1_agreement", threshold.max_top1_decrease, label, more=False
-        )
-        checks += [check for check in (kl, top1) if check]
-    tasks, their_tasks = evaluation.get("tasks") or {}, theirs.get("tasks") or {}
-    if not tasks or not their_tasks:
+        known = 0.0 if evaluation["fidelity"] == theirs.get("fidelity") else None
+        margins.append(("fidelity", "kl_mean", threshold.max_kl_increase, True, known))
+        margins.append(("fidelity", "top1_agreement", threshold.max_top1_decrease, False, known))
+    if not evaluation.get("tasks") or not theirs.get("tasks"):
         notes.append(f"tasks are not compared with {label}: not measured of both")
-    elif tasks.get("digest") != their_tasks.get("digest"):
+    elif not same_items(evaluation, theirs):
         notes.append(f"tasks are not compared with {label}: it answered other items")
-    elif check := _worse(tasks, their_tasks, "score", gate.max_task_score_decrease, label, more=False):
-        checks.append(check)
-    machine = evaluation.get("machine")
-    if not machine or machine != theirs.get("machine"):
+    else:
+        same = 0.0 if evaluation["tasks"] == theirs["tasks"] else None
+        error = paired_error(items, champion.items) if items and champion.items else same
+        margins.append(("tasks", "score", gate.max_task_score_decrease, False, error))
+    checks = []
+    for part, name, margin, more, error in margins:
+        ours_, theirs_ = evaluation[part] or {}, theirs.get(part) or {}
+        if theirs_.get(name) is not None and finite(theirs_[name]) is None:
+            notes.append(f"{name} is not compared with {label}: it is {theirs_[name]} there")
+        elif check := _not_inferior(ours_, theirs_, name, margin, of, more=more, error=error):
+            checks.append(check)
+    if not evaluation.get("machine") or not same_machine(evaluation, theirs):
         notes.append(f"speed and memory are not compared with {label}: measured on another machine")
         return checks, notes
     cost, their_cost = evaluation["cost"], theirs["cost"]
@@ -161,26 +189,38 @@ def _relative(
         ("decode_tokens_per_second", gate.min_speed_ratio, ">="),
         ("peak_resident_bytes", gate.max_memory_ratio, "<="),
     ):
-        if math.isfinite(ratio) and ratio > 0 and name in their_cost:
-            against = f"{ratio:g} × that of {label}"
-            checks.append(Check(name, cost.get(name), ratio * their_cost[name], sense, against))
+        if math.isfinite(ratio) and ratio > 0 and their_cost.get(name) is not None:
+            base = finite(their_cost[name])
+            if base is None:
+                notes.append(f"{name} is not compared with {label}: it is {their_cost[name]} there")
+                continue
+            checks.append(Check(name, cost.get(name), ratio * base, sense, f"{ratio:g} × that {of}"))
     return checks, notes
 
 
-def _worse(
-    ours: dict[str, Any], theirs: dict[str, Any], name: str, margin: float, label: str, *, more: bool
+def _not_inferior(
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+    name: str,
+    margin: float,
+    of: str,
+    *,
+    more: bool,
+    error: float | None,
 ) -> Check | None:
-    """Whether `ours` is worse by more than the margin and ERRORS standard errors of the difference.
+    """Whether `ours` is proven, at 95 %, to be worse by less than the margin.
 
-    The error is that of independent samples, sqrt(a² + b²); both are of the same text or items, whose
-    differences vary less, so the true error is smaller. `more` says that more is worse. None where the
-    champion's figure is not known, or the margin admits everything.
+    The difference in the bad direction and ERRORS standard errors of it must fit into the margin. `error` is
+    that of the difference where it is known; else that of independent samples, sqrt(a² + b²). `more` says
+    that more is worse. None where the champion's figure is not known, or the margin admits everything.
     """
     if theirs.get(name) is None or not math.isfinite(margin) or (not more and margin >= 1):
         return None
-    error = math.hypot(ours.get(f"{name}_se") or 0.0, theirs.get(f"{name}_se") or 0.0)
-    slack = margin + ERRORS * error
-    limit = theirs[name] + slack if more else theirs[name] - slack
-    against = f"{theirs[name]:.4g} of {label} {'+' if more else '−'} {margin:g} and {ERRORS:g} errors"
+    if error is None:
+        error = math.hypot(*(finite(side.get(f"{name}_se")) or 0.0 for side in (ours, theirs)))
+    room = margin - ERRORS * error
+    limit = theirs[name] + room if more else theirs[name] - room
+    sign, back = ("+", "−") if more else ("−", "+")
+    against = f"{theirs[name]:.4g} {of} {sign} {margin:g} {back} {ERRORS:g} errors of {error:.2g}"
     shown = "tasks.score" if name == "score" else name
     return Check(shown, ours.get(name), limit, "<=" if more else ">=", against)

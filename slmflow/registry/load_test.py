@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,24 +24,45 @@ KEPT = ("LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 """Variables that the fresh process keeps of this one's."""
 
 
-def load_test(folder: Path, fingerprint: str, gate: GateConfig) -> str:
-    """Load the model and ask for a few tokens in a fresh process; returns what was done, in some words.
+PROBE_SECONDS = 1800.0
+"""A model that has not answered by then does not load."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a load test that was not missed."""
+
+    mode: str
+    """`linked` or `installed` (an environment of the requirements alone), `here`, or `off`."""
+    passed: bool
+    """False where nothing was tested."""
+    words: str
+    """The same for people."""
+
+    def as_dict(self) -> dict[str, str | bool]:
+        """For `gate.json`."""
+        return asdict(self)
+
+
+def load_test(folder: Path, fingerprint: str, gate: GateConfig) -> Loaded:
+    """Load the model and ask for a few tokens in a fresh process; returns what was done.
 
     A content that passed in an environment passes there without being asked again. Raises SlmflowError
     when the environment cannot be made, or the model does not load or answer in it.
     """
     if gate.load_test is LoadTest.off:
-        return "not tested"
+        return Loaded("off", False, "not tested")
     if gate.load_test is LoadTest.here:
         _probe(Path(sys.executable), folder, "a fresh process of this environment")
-        return "loads in a fresh process of this environment"
+        return Loaded("here", True, "loads in a fresh process of this environment")
     environment, how = _environment((folder / "requirements.txt").read_text(), gate.load_test)
     passed = environment / PASSED / fingerprint
     if not passed.exists():
         _probe(python_of(environment), folder, f"an environment of its requirements alone ({environment})")
         passed.parent.mkdir(exist_ok=True)
         passed.touch()
-    return f"loads in an environment of its requirements alone, {how}"
+    words = f"loads in an environment of its requirements alone, {how}"
+    return Loaded(how.split(" ", maxsplit=1)[0], True, words)
 
 
 def _environment(requirements: str, wanted: LoadTest) -> tuple[Path, str]:
@@ -62,7 +84,20 @@ def _probe(python: Path, folder: Path, where: str) -> None:
             "DO_NOT_TRACK": "true",
         }
         command = [str(python), "-I", str(PROBE), str(folder.resolve())]
-        done = subprocess.run(command, cwd=home, env={**kept, **own}, capture_output=True, text=True)
+        try:
+            done = subprocess.run(
+                command,
+                cwd=home,
+                env={**kept, **own},
+                capture_output=True,
+                text=True,
+                timeout=PROBE_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise SlmflowError(
+                f"the packaged model did not load and answer within {PROBE_SECONDS:g} seconds in {where}, "
+                "nothing is registered"
+            ) from None
     if done.returncode != 0:
         print(done.stderr, file=sys.stderr, flush=True)
         raise SlmflowError(

@@ -71,7 +71,7 @@ def register(content: Content, champion: str | None, is_intact: Intact, *, promo
     """
     client, name = MlflowClient(), content.name
     version, created = _ensure_version(client, content, is_intact)
-    number, rolled_back = str(version.version), str(version.tags.get(ROLLED_BACK_TAG, ""))
+    number, rolled_back = str(version.version), rolled_back_of(client, version)
     now = standing(client, name)
     if not rolled_back and number != now.champion:
         if now.challenger != number:
@@ -86,11 +86,26 @@ def register(content: Content, champion: str | None, is_intact: Intact, *, promo
 
 def find(client: MlflowClient, name: str, fingerprint: str, is_intact: Intact) -> ModelVersion | None:
     """The oldest version of `name` with this content whose model is intact, if there is one."""
+    return next((version for version in _of_content(client, name, fingerprint) if is_intact(version)), None)
+
+
+def _of_content(client: MlflowClient, name: str, fingerprint: str) -> list[ModelVersion]:
+    """Every version with this content, intact or not, oldest first."""
     key = tag_key(FINGERPRINT_TAG, mlflow.get_registry_uri())
-    for version in versions_of(client, name):
-        if version.tags.get(key) == fingerprint and is_intact(version):
-            return version
-    return None
+    return [version for version in versions_of(client, name) if version.tags.get(key) == fingerprint]
+
+
+def rolled_back_of(client: MlflowClient, version: ModelVersion) -> str:
+    """When a version's content was rolled back; empty for never, or if it was promoted by hand since.
+
+    Its own mark counts, and that of the newest version of the content: one that was made for damaged files
+    takes the mark over, and may have been promoted since.
+    """
+    if own := version.tags.get(ROLLED_BACK_TAG):
+        return str(own)
+    fingerprint = version.tags.get(tag_key(FINGERPRINT_TAG, mlflow.get_registry_uri()))
+    newest = [version] if fingerprint is None else _of_content(client, version.name, fingerprint) or [version]
+    return str(newest[-1].tags.get(ROLLED_BACK_TAG, ""))
 
 
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
@@ -118,6 +133,8 @@ def _ensure_version(client: MlflowClient, content: Content, is_intact: Intact) -
     created = version is None
     if version is None:
         _ensure_model(client, name)
+        if damaged := _of_content(client, name, fingerprint):
+            tags |= {tag: value for tag, value in damaged[-1].tags.items() if tag == ROLLED_BACK_TAG}
         version = client.create_model_version(
             name,
             source=f"models:/{content.model_id}",
@@ -132,8 +149,11 @@ def _ensure_version(client: MlflowClient, content: Content, is_intact: Intact) -
             version, created = first, False
     if not created and version.tags.get("gate") != tags["gate"]:
         for key, value in tags.items():
-            client.set_model_version_tag(name, version.version, key, value)
+            if key != "gate":
+                client.set_model_version_tag(name, version.version, key, value)
         client.update_model_version(name, version.version, content.description)
+        # Last: while it is the old one, whoever comes next writes all of it again.
+        client.set_model_version_tag(name, version.version, "gate", tags["gate"])
     return version, created
 
 

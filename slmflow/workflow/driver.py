@@ -69,8 +69,8 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         items = make_plan(step, variants, store)
         what = f"export {first.choices['export']}" if len(variants) == 1 else f"{len(variants)} variants"
         print(f"slmflow {step}: {first.config.model.name}, {what}, {len(items)} steps", flush=True)
-        for item in items:
-            print(f"  {item.line}", flush=True)
+        for line in (*variants[0].left_out, *(item.line for item in items)):
+            print(f"  {line}", flush=True)
         for pin in dict.fromkeys(pin for item in items for pin in item.pins):
             print(f"  this run holds to {pin}; put it into overrides to stay there", flush=True)
         mlflow.log_dict(as_dict(items), runs.PLAN)  # so that gc sees what a running driver stands on
@@ -85,12 +85,12 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         except BaseException as error:
             with last_words(error):
                 mlflow.log_dict(as_dict(items), runs.PLAN)
-                report.finish(parent, items)
+                report.finish(parent, items, whole=False, notes=variants[0].left_out)
             if isinstance(error, Exception):
                 print(resume, file=sys.stderr, flush=True)
             raise
         mlflow.log_dict(as_dict(items), runs.PLAN)
-        report.finish(parent, items)
+        report.finish(parent, items, whole=True, notes=variants[0].left_out)
         print(f"run {parent.info.run_id}", flush=True)
         if driver.failed:
             print(resume, file=sys.stderr, flush=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
+from slmflow.config import GateMode
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import read_json
 from slmflow.packaging.weights import MLMODEL
-from slmflow.registry.gate import Champion
+from slmflow.registry.gate import Champion, Verdict, judge
 from slmflow.registry.versions import registry_lock
 from slmflow.tracking import raise_problem
 from slmflow.workflow import runs
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+
+    from slmflow.config import GateConfig
 
 
 def is_intact(version: ModelVersion) -> bool:
@@ -50,13 +53,34 @@ def champion_of(name: str, number: str) -> tuple[Champion | None, list[str]]:
         run_id = version.tags.get("evaluate_run")
         if run_id is None:
             return None, [f"champion v{number} has no evaluate_run: nothing is compared with it"]
-        evaluation = runs.json_artifact(mlflow.get_run(run_id), "evaluation.json")
+        run = mlflow.get_run(run_id)
+        evaluation, items = runs.json_artifact(run, "evaluation.json"), items_of(run)
     except (SlmflowError, MlflowException) as error:
         raise_problem(error)
         return None, [f"the evaluation of champion v{number} cannot be read: nothing is compared with it"]
     if not is_intact(version):
         return None, [f"the model of champion v{number} is gone or damaged: nothing is compared with it"]
-    return Champion(number, evaluation), []
+    return Champion(number, evaluation, items), []
+
+
+def verdict_on(
+    evaluation: dict[str, Any], items: dict[str, Any] | None, gate: GateConfig, name: str, number: str | None
+) -> Verdict:
+    """The gate's verdict on a candidate, against the champion of a registered model where there is one."""
+    champion: Champion | None = None
+    notes: list[str] = []
+    if number is not None and gate.mode is not GateMode.off:
+        champion, notes = champion_of(name, number)
+    verdict = judge(evaluation, gate, champion, items)
+    return Verdict(verdict.candidate, verdict.checks, verdict.notes + notes)
+
+
+def items_of(evaluate_run: Run) -> dict[str, Any] | None:
+    """The table of task items that a run of `evaluate` left; None where tasks were not wanted."""
+    if "items.json" not in runs.index_of(evaluate_run)["files"]:
+        return None
+    table: dict[str, Any] = runs.json_artifact(evaluate_run, "items.json")
+    return table
 
 
 def digests_of(evaluate_run: Run) -> dict[str, str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from slmflow.artifacts import stored_json
-from slmflow.config import Verify
+from slmflow.compose import held_back
+from slmflow.config import Promote, Verify
 from slmflow.errors import SlmflowError
 from slmflow.workflow.fingerprint import (
     Ingredients,
@@ -82,8 +84,10 @@ class Item:
     reason: str
     run_id: str | None = None
     """The run that is reused or waited for."""
-    superseded: bool = False
-    """Whether a later item of the plan registers under the same name, and so moves the same aliases."""
+    variant: str = ""
+    """What sets its variant apart, the first of those that share it; empty where there is only one."""
+    swept_promote: Promote | None = None
+    """Of one of several register steps of a model: the gate's word on promotion, left to the sweep's end."""
     pins: list[str] = field(default_factory=list)
     """Overrides that hold a branch or an alias to what it meant when the plan was made."""
 
@@ -108,17 +112,22 @@ class Item:
 def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
     """Every step of every variant that an entry point needs, each after what it needs.
 
-    Steps of two variants with the same key are one item. Nothing is written or launched.
+    Steps of two variants with the same key are one item. Where several variants register one model none
+    promotes by itself. Nothing is written or launched.
     """
     items: list[Item] = []
     shared: dict[str, Item] = {}
+    counts = Counter(variant.composition.config.model.name for variant in variants)
+    swept = {name for name, count in counts.items() if count > 1}
     for variant in variants:
         composition = variant.composition
         with_pipeline = composition.base is not None or composition.config.export.exporter != "prebuilt"
         placed: dict[str, Item] = {}
+        name = composition.config.model.name
         for node in needed_for(step, graph(with_pipeline=with_pipeline)):
             needed = {parameter: placed[need] for parameter, need in node.needs.items()}
-            item = _item(node, variant, needed, store, items)
+            promote = composition.config.gate.promote if node.step == "register" and name in swept else None
+            item = _item(node, variant, needed, store, items, promote)
             if item.key in shared:
                 placed[node.name] = shared[item.key]
                 continue
@@ -126,31 +135,33 @@ def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
             items.append(item)
             if item.key:
                 shared[item.key] = item
-    last = {item.composition.config.model.name: item for item in items if item.node.step == "register"}
-    for item in items:
-        if item.node.step == "register" and item is not last[item.composition.config.model.name]:
-            item.superseded = True
-            if item.parts is not None:
-                settle(item, store)
     return items
 
 
-def _item(node: Node, variant: Variant, needed: dict[str, Item], store: Store, before: list[Item]) -> Item:
+def _item(
+    node: Node,
+    variant: Variant,
+    needed: dict[str, Item],
+    store: Store,
+    before: list[Item],
+    promote: Promote | None,
+) -> Item:
     taken = any(item.node.name == node.name for item in before)
     name = f"{node.name}[{variant.label}]" if taken else node.name
-    item = Item(name, node, variant.composition, needed, None, State.blocked, "")
+    composition = variant.composition if promote is None else held_back(variant.composition)
+    item = Item(name, node, composition, needed, None, State.blocked, "", None, variant.label, promote)
     blocked = next((upstream for upstream in needed.values() if upstream.state is State.blocked), None)
     if blocked is not None:
         item.reason = f"needs {blocked.name}"
         return item
     try:
-        identity = step_identity(node.step, variant.composition)
+        identity = step_identity(node.step, composition)
     except SlmflowError as error:
         item.reason = str(error)
         return item
     item.pins = identity.pins
     upstream_keys = {parameter: upstream.key for parameter, upstream in needed.items()}
-    item.parts = ingredients(STEPS[node.step], variant.composition, upstream_keys, identity.content)
+    item.parts = ingredients(STEPS[node.step], composition, upstream_keys, identity.content)
     settle(item, store)
     return item
 
@@ -221,7 +232,8 @@ def _registry_moved(run: Found, item: Item, store: Store) -> str | None:
         name, number, alias = version["name"], version["version"], version["alias"]
         if not store.has_version(name, number):
             return f"version {number} of {name} is gone"
-        if alias and not item.superseded and (now := store.alias(name, alias)) != number:
+        # The end of a sweep moves the aliases of all that it registered.
+        if alias and item.swept_promote is None and (now := store.alias(name, alias)) != number:
             return f"{name}@{alias} is on {'no version' if now is None else f'version {now}'} now"
         logged = store.run(version["logged_run"])
         damage = "its run is gone" if logged is None else check(logged, store).reason

@@ -15,12 +15,16 @@ from mlflow import MlflowClient
 
 from slmflow.artifacts import folder_of, stored_json
 from slmflow.errors import SlmflowError
+from slmflow.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS, standing
 from slmflow.workflow import card, runs
+from slmflow.workflow.conclusion import compared, promote_all
 from slmflow.workflow.picture import picture
 from slmflow.workflow.plan import Item, State
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+    from slmflow.registry.aliases import Standing
 
 COLUMNS = ("candidate", "size", "KL", "top-1", "tokens/s", "gate", "registered")
 LOG = "output.log"
@@ -44,9 +48,22 @@ def log_place(run: Run, log: Path) -> str:
     return str(log) if folder_of(run.info.artifact_uri) else f"runs:/{run.info.run_id}/{LOG}"
 
 
-def finish(parent: Run, items: list[Item]) -> None:
-    """Print and keep the table of whatever there is, the page, and the next commands."""
+def finish(parent: Run, items: list[Item], *, whole: bool, notes: tuple[str, ...] = ()) -> None:
+    """Print and keep the table of whatever there is, the page, and the next commands.
+
+    Of a sweep that came to its end, `whole`, the recommended candidate is promoted first. Raises what that
+    raises, when everything is told.
+    """
+    problem: Exception | None = None
+    done = compared(items, notes)
+    try:
+        if whole:
+            promote_all(done)
+    except Exception as error:
+        problem = error
     outcomes = {item.name: _json(item, "gate.json") for item in items if item.node.step == "register"}
+    if done.recommended:
+        _read_aliases([outcome for outcome in outcomes.values() if outcome])
     rows = []
     for item in items:
         if item.node.step != "evaluate" or item.state not in (State.done, State.cached):
@@ -55,32 +72,34 @@ def finish(parent: Run, items: list[Item]) -> None:
         judges = [other for other in items if other.name in outcomes and item.name in other.needs.values()]
         outcome = next((outcomes[judge.name] for judge in judges if outcomes[judge.name]), None)
         if evaluation is not None:
-            rows.append(table_row(evaluation, outcome))
+            rows.append(table_row(evaluation, outcome, done.labels.get(item.run_id or "")))
     if rows:
         mlflow.log_text(markdown(rows), "report.md")
         print_table(rows)
-    recommended = compared(items)
-    if recommended:
-        print(recommended)
+    if done.said:
+        print("\n".join(done.said))
     mlflow.log_text(html(parent, items, rows), "report.html")
     registered = [outcome["registered"] for outcome in outcomes.values() if outcome and outcome["registered"]]
+    if problem is not None:
+        raise problem
     if registered:
-        print("\n".join(next_commands(registered[-1])), flush=True)
+        best = {(one.name, one.version) for one in done.recommended}
+        mine = [
+            versions
+            for versions in registered
+            if {(one["name"], one["version"]) for one in versions.values()} <= best
+        ]
+        print("\n".join(next_commands((mine or registered)[-1])), flush=True)
 
 
-def compared(items: list[Item]) -> str:
-    """Leave the comparison of a sweep's candidates; the recommendation, or nothing where it is no sweep."""
-    evaluations = [
-        item for item in items if item.node.step == "evaluate" and item.state in (State.done, State.cached)
-    ]
-    from slmflow.workflow.evaluations import evaluation_of, log_comparison
-
-    client = MlflowClient()
-    ids = dict.fromkeys(item.run_id for item in evaluations if item.run_id)
-    if len(ids) < 3:
-        return ""
-    found = [evaluation_of(client.get_run(run_id)) for run_id in ids]
-    return log_comparison(found, evaluations[0].composition.config.gate)[1]
+def _read_aliases(outcomes: list[dict[str, Any]]) -> None:
+    """Put the aliases of now into what the register steps said: the end of a sweep has moved them."""
+    now: dict[str, Standing] = {}
+    for outcome in outcomes:
+        for version in outcome["registered"].values():
+            place = now.setdefault(version["name"], standing(MlflowClient(), version["name"]))
+            held = {place.champion: CHAMPION, place.challenger: CHALLENGER, place.previous: PREVIOUS}
+            version["alias"] = held.get(version["version"], "")
 
 
 def _json(item: Item, name: str) -> dict[str, Any] | None:
@@ -122,13 +141,15 @@ def _seconds(item: Item) -> float | None:
     return (info.end_time - info.start_time) / 1000 if info.end_time else None
 
 
-def table_row(evaluation: dict[str, Any], outcome: dict[str, Any] | None) -> tuple[str, ...]:
-    """A candidate as text, in the order of COLUMNS."""
+def table_row(
+    evaluation: dict[str, Any], outcome: dict[str, Any] | None, label: str | None = None
+) -> tuple[str, ...]:
+    """A candidate as text, in the order of COLUMNS; `label` is what a sweep calls it."""
     candidate, fidelity = evaluation["candidate"], evaluation["fidelity"]
     verdict = outcome["verdicts"][candidate] if outcome else None
     version = outcome["registered"].get(candidate) if outcome else None
     return (
-        f"{candidate} {evaluation['precision']}",
+        label or f"{candidate} {evaluation['precision']}",
         f"{evaluation['cost']['size_bytes'] / 1e6:.0f} MB",
         f"{fidelity['kl_mean']:.2g}" if fidelity else "not measured",
         f"{fidelity['top1_agreement']:.3f}" if fidelity else "not measured",

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,8 @@ class Context:
     """What the step's key is made of."""
     model_id: str | None = None
     """The LoggedModel that the step has made, set by the step."""
+    when_indexed: list[Callable[[], None]] = field(default_factory=list)
+    """What the step wants done once its outputs are published and indexed: nothing can be lost by then."""
 
     @property
     def config(self) -> Config:
@@ -103,6 +105,8 @@ def run_step(step: str, work: Work, composition: Composition, upstream: dict[str
             ids = {name: upstream_run.info.run_id for name, upstream_run in upstream.items()}
             (outputs / "card.html").write_text(step_card(step, run, ids, record, outputs))
             _index(run, context)
+            for done in context.when_indexed:
+                done()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -1,6 +1,8 @@
 """`compare` takes finished evaluations, or the drivers that made them, and refuses the rest in one line."""
 
 import json
+import re
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -9,25 +11,29 @@ from mlflow import MlflowClient
 from slmflow.commands.compare import run
 from slmflow.errors import SlmflowError
 from tests.comparison.made import evaluation, items
+from tests.workflow.made_runs import finished
 
 
 @pytest.fixture
 def make(store):
     def made(value=None, step="evaluate", status="FINISHED", kind="step", table=None, plan=None):
-        with mlflow.start_run() as active:
-            mlflow.set_tags({"slmflow.step": step, "slmflow.kind": kind})
-            for name, content in (("evaluation.json", value), ("items.json", table), ("plan.json", plan)):
-                if content is not None:
-                    mlflow.log_text(json.dumps(content), name)
-        MlflowClient().set_terminated(active.info.run_id, status)
-        return active.info.run_id
+        contents = {"evaluation.json": value, "items.json": table, "plan.json": plan}
+        texts = {name: json.dumps(content) for name, content in contents.items() if content is not None}
+        run_id = finished(step, texts).info.run_id
+        MlflowClient().set_tag(run_id, "slmflow.kind", kind)
+        MlflowClient().set_terminated(run_id, status)
+        return run_id
 
     return made
 
 
+def commands():
+    return mlflow.search_runs(filter_string="tags.`slmflow.kind` = 'command'", output_format="list")
+
+
 def compared():
-    """What the newest run of the command left."""
-    (found,) = mlflow.search_runs(filter_string="tags.`slmflow.kind` = 'command'", output_format="list")
+    """What the only run of the command left."""
+    (found,) = commands()
     return json.loads(mlflow.artifacts.load_text(f"{found.info.artifact_uri}/comparison.json"))
 
 
@@ -67,4 +73,42 @@ def test_what_cannot_be_compared_is_said_in_a_line_before_a_run_is_made(make):
     for words, why in cases.items():
         with pytest.raises(SlmflowError, match=why):
             run([f"run_ids={words}"])
-    assert mlflow.search_runs(filter_string="tags.`slmflow.kind` = 'command'", output_format="list") == []
+    assert commands() == []
+
+
+def test_an_evaluation_that_was_deleted_damaged_or_is_none_is_refused_by_its_run_before_one_is_made(make):
+    good = make(evaluation())
+    gone = make(evaluation("a"))
+    MlflowClient().delete_run(gone)
+    altered = make(evaluation("b"))
+    place = (
+        Path(MlflowClient().get_run(altered).info.artifact_uri.removeprefix("file://")) / "evaluation.json"
+    )
+    place.chmod(0o644)
+    place.write_text(json.dumps(evaluation("b", kl=0.0)))
+    cases = {
+        gone: f"run_ids={gone}: that run was deleted",
+        altered: f"evaluate run {altered}: evaluation.json was altered",
+        make(["no object"]): "evaluation.json is no JSON object",
+        make({"candidate": "onnx"}): "precision must be a text",
+        make({**evaluation("c"), "cost": None}): "cost must be a JSON object",
+        make({**evaluation("c"), "fidelity": 3}): "fidelity must be a JSON object or null",
+        make(evaluation("d"), table={"columns": ["id"], "data": []}): "must be a table with the columns",
+        make(evaluation("e"), table={**items(True), "data": [["short"]]}): "a row has not a value for each",
+        make(): "evaluation.json is",
+    }
+    for run_id, why in cases.items():
+        with pytest.raises(SlmflowError, match=re.escape(why)) as error:
+            run([f"run_ids={good},{run_id}"])
+        assert run_id in str(error.value)
+    assert commands() == []
+
+
+def test_the_gate_of_the_recommendation_is_the_one_that_is_given(make, capsys):
+    words = f"run_ids={make(evaluation())},{make(evaluation('int8_cpu'))}"
+    run([words])
+    assert "Ship int8_cpu" in capsys.readouterr().out
+    run([words, "overrides=gate.min_decode_tokens_per_second=60"])
+    assert "Ship none of these" in capsys.readouterr().out
+    with pytest.raises(SlmflowError, match="there is no such key"):
+        run([words, "overrides=gate.none=1"])

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import random
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 from slmflow.comparison.entry import Entry, make_entries
 from slmflow.comparison.files import write_comparison
 from slmflow.comparison.flips import flips_of
-from slmflow.comparison.pareto import Point, front_of, points_of, recommend
+from slmflow.comparison.groups import letter
+from slmflow.comparison.pareto import Point, front_of, points_of
+from slmflow.comparison.picture import LONGEST, shortened, svg
+from slmflow.comparison.recommendation import recommend
 from slmflow.comparison.table import make_table
 from slmflow.compose import compose
 from tests.comparison.made import MACHINE, evaluation, found, items
@@ -115,7 +119,7 @@ def test_the_front_is_what_nothing_dominates_in_any_order(values, chance):
 
 def test_the_recommendation_is_the_fastest_that_passes_and_the_smaller_of_nearly_equal_ones():
     def chosen(*evaluations):
-        entry, sentence = recommend(points_of(make_entries(found(evaluation(kl=0.0), *evaluations))), GATE)
+        entry, sentence = recommend(make_entries(found(evaluation(kl=0.0), *evaluations)), GATE)
         return entry.label if entry else sentence
 
     assert chosen(evaluation("fast_but_bad", kl=0.5, top1=0.5, speed=900.0), evaluation("good")) == "good"
@@ -123,6 +127,114 @@ def test_the_recommendation_is_the_fastest_that_passes_and_the_smaller_of_nearly
     assert chosen(evaluation("a", size=9e7, speed=90.0), evaluation("b", size=2e8, speed=100.0)) == "b"
     assert chosen(evaluation("bad", kl=0.5)).startswith("Ship none of these")
     assert recommend([], GATE)[0] is None
+
+
+def said(*evaluations, gate=GATE):
+    return recommend(make_entries(found(*evaluations)), gate)[1]
+
+
+def test_the_gates_own_judgement_decides_and_who_is_left_out_is_named_with_the_reason():
+    lame = compose(overrides="gate.min_decode_tokens_per_second=60").config.gate
+    words = said(evaluation("slow", speed=50.0), evaluation("quick", speed=70.0), gate=lame)
+    assert words.startswith("Ship quick: 70 tokens/s")
+    assert "slow (decode_tokens_per_second 50 (must be >= 60))" in words
+    unmeasured = {**evaluation("blind", speed=900.0), "fidelity": None}
+    words = said(unmeasured, evaluation("quick"))
+    assert words.startswith("Ship quick")
+    assert "blind (kl_mean, top1_agreement not measured)" in words
+
+
+def test_who_was_measured_on_another_machine_is_considered_but_not_by_speed():
+    two = {**MACHINE, "cpu": "two"}
+    words = said(evaluation("bad", kl=0.9), evaluation("there", speed=9.0, machine=two))
+    assert words.startswith("Ship there"), "alone in passing, though not of the larger group"
+    words = said(evaluation("a"), evaluation("b", speed=40.0), evaluation("there", speed=900.0, machine=two))
+    assert words.startswith("Ship a")
+    assert "there (passes, but its speed is another machine's)" in words
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_figure_that_is_no_number_is_left_out_of_best_front_and_picture_and_is_told(tmp_path, number):
+    broken = evaluation("broken", kl=number, speed=number, size=1e6)
+    zero = evaluation("zero", speed=0.0, size=0.0)
+    entries = make_entries(found(evaluation(size=3e8), evaluation("good", size=2e8), broken, zero))
+    assert {point.entry.label for point in points_of(entries)} == {"pipeline float32", "good"}
+    table = make_table(entries)
+    assert not cells(table, "KL")["broken"].best
+    assert cells(table, "tokens/s")["broken"].text == str(number)
+    assert write(tmp_path / "c", entries).startswith("Ship good")
+    written = {path.suffix: path for path in (tmp_path / "c").iterdir()}
+
+    def refuse(name):
+        raise ValueError(name)
+
+    told = json.loads(written[".json"].read_text(), parse_constant=refuse)
+    (its,) = [one for one in told["candidates"] if one["label"] == "broken"]
+    assert its["figures"]["fidelity.kl_mean"]["value"] is None
+    assert f">{number}</td>" in written[".html"].read_text()
+    assert "nan" not in svg(points_of(entries), [])
+    assert str(number) in written[".csv"].read_text()
+
+
+def test_files_for_programs_and_to_paste_say_who_may_be_compared_with_whom(tmp_path):
+    elsewhere = evaluation("int4_cpu", speed=900.0, machine={**MACHINE, "threads": "4"})
+    write(tmp_path / "c", make_entries(found(evaluation(speed=20.0), evaluation("int8_cpu"), elsewhere)))
+    told = json.loads((tmp_path / "c" / "comparison.json").read_text())["candidates"]
+    groups = {one["label"]: one["figures"]["cost.decode_tokens_per_second"]["group"] for one in told}
+    assert groups == {"pipeline float32": "A", "int8_cpu": "A", "int4_cpu": "B"}
+    assert told[0]["figures"]["fidelity.kl_mean"]["group"] is None
+    assert "900.0 (B)" in (tmp_path / "c" / "comparison.md").read_text()
+
+
+def test_thirty_machines_have_thirty_letters():
+    assert [letter(at) for at in (0, 25, 26, 27, 51, 52, 701, 702)] == [
+        *("A", "Z", "AA", "AB", "AZ", "BA", "ZZ", "AAA")
+    ]
+    made = [evaluation(f"e{at}", machine={**MACHINE, "cpu": str(at)}) for at in range(30)]
+    table = make_table(make_entries(found(*made)))
+    assert len({cell.group for cell in cells(table, "tokens/s").values()}) == 30
+
+
+def test_the_last_digit_of_a_perplexity_makes_no_other_text_and_another_digest_does():
+    def of(export, **words):
+        made = evaluation(export)
+        made["fidelity"] |= words
+        return made
+
+    near = make_table(make_entries(found(of("a"), of("b", perplexity_reference=17.000000000000004))))
+    assert near.notes == []
+    far = make_table(make_entries(found(of("a", windows_digest="x"), of("b", windows_digest="y"))))
+    assert far.notes[0].startswith("Fidelity was measured against 2 references")
+
+
+def test_a_label_says_what_was_swept_and_nothing_that_all_have():
+    made = found(evaluation(), evaluation("int4_cpu"), evaluation("int4_cpu"))
+    common = "gate.mode=warn evaluate.windows=2"
+    words = {
+        made[0][0]: f"{common} export.block_size=16",
+        made[1][0]: f"{common} export.block_size=16 driver.parallel=1",
+        made[2][0]: f"{common} +export.block_size=32 export.accuracy_level=4",
+    }
+    labels = [entry.label for entry in make_entries(made, words)]
+    assert sorted(labels) == [
+        "int4_cpu block_size=16",
+        "int4_cpu block_size=32 accuracy_level=4",
+        "pipeline float32",
+    ]
+
+
+def test_labels_in_the_picture_stay_within_it_and_apart():
+    long = [f"{at}_a_variant_with_quite_a_long_name_and_overrides=16" for at in range(6)]
+    entries = make_entries(found(*(evaluation(name, size=1e8 + at) for at, name in enumerate(long))))
+    drawn = ElementTree.fromstring(svg(points_of(entries), []))
+    shown = [one for one in drawn.iter("text") if one.get("class") in ("front", "behind")]
+    assert len({one.get("y") for one in shown}) == 6
+    for one in shown:
+        at, width = float(one.get("x")), 6.6 * len(one.text)
+        left = at - width if one.get("text-anchor") == "end" else at
+        assert 0 <= left < left + width <= 720
+        assert 0 < float(one.get("y")) < 380
+    assert len(shortened(long[0])) == LONGEST
 
 
 def test_flips_name_the_items_and_who_parts_from_the_baseline_either_way():

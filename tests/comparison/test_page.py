@@ -71,3 +71,17 @@ def test_without_scripts_and_on_paper_all_is_there(browser, address):
         page.emulate_media(media="print")
         assert len(first_column(page)) == 4
         expect(page.locator("dl dt").first).to_be_visible()
+
+
+def test_on_a_printed_page_every_column_is_on_it_and_the_flips_are_open(browser, address):
+    a4_landscape_without_margins = {"width": 1047, "height": 718}
+    with browsing.open_page(browser, address, viewport=a4_landscape_without_margins) as page:
+        expect(page.locator(".flips td").first).not_to_be_visible()
+        page.emulate_media(media="print")
+        assert page.evaluate(
+            "document.querySelector('.flips td').checkVisibility({contentVisibilityAuto: true})"
+        )
+        assert page.locator(".flips td").first.bounding_box()["height"] > 0
+        for table in page.locator(".wide table").all():
+            box = table.bounding_box()
+            assert box["x"] + box["width"] <= a4_landscape_without_margins["width"]

@@ -13,6 +13,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from slmflow.artifacts import stored_json
 from slmflow.workflow import liveness, runs
 from slmflow.workflow.plan import KIND_TAG
 from tests.conftest import ROOT, run_project, store_uri
@@ -53,7 +54,7 @@ def steps_of(client):
 
 
 @pytest.mark.slow
-def test_a_sweep_has_one_parent_shares_what_is_the_same_and_registers_each_variant(tmp_path, client):
+def test_a_sweep_has_one_parent_registers_each_variant_and_promotes_the_recommended_once(tmp_path, client):
     words = f"{QUICK} gate.mode=off -m export=fp32_cpu,int8_cpu"
     done = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -69,7 +70,17 @@ def test_a_sweep_has_one_parent_shares_what_is_the_same_and_registers_each_varia
     assert sorted(version.tags["precision"] for version in versions) == ["fp32", "int8"]
     assert len(client.search_model_versions("name = 'tiny-phi3-pipeline'")) == 1
     champion = client.get_model_version_by_alias("tiny-phi3-onnx", "champion")
-    assert champion.tags["precision"] == "int8", "the last variant that passed"
+    parent = client.get_run(steps_of(client)[0].data.tags[runs.PARENT_TAG])
+    told = stored_json(parent.info.artifact_uri, "comparison.json")
+    assert champion.tags["evaluate_run"] == told["recommended_run"]
+    assert "challenger" not in client.get_registered_model("tiny-phi3-onnx").aliases
+    aliases = client.get_registered_model("tiny-phi3-pipeline").aliases
+    assert {alias: str(number) for alias, number in aliases.items()} == {"champion": "1"}
+    before = client.get_registered_model("tiny-phi3-onnx").aliases
+    again = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"tiny-phi3-onnx v{champion.version} @champion" in again.stdout
+    assert client.get_registered_model("tiny-phi3-onnx").aliases == before
     assert len({run.data.tags[runs.PARENT_TAG] for run in steps_of(client)}) == 1
 
 

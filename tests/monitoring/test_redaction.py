@@ -110,12 +110,47 @@ def test_two_of_a_kind_are_found_in_any_order(first, second):
 
 
 @pytest.mark.parametrize(
-    "text", ["password=hunter22", "API_KEY: 'hunter22'", '"secret": "hunter22"', "passwd = hunter22."]
+    "text",
+    [
+        "password=hunter22",
+        "API_KEY: 'hunter22'",
+        '"secret": "hunter22"',
+        "passwd = hunter22.",
+        "pwd=hunter22",
+        "token: hunter22",
+        'password: "my hunter22"',
+        "postgres://user:hunter22@db/x",
+        "redis://:p@hunter22@localhost:6379",
+        r"{\"password\": \"hunter22\"}",
+    ],
 )
 def test_of_an_assignment_the_value_is_redacted(text):
     said = Redactor().text(text)
     assert "hunter22" not in said
-    assert said.startswith(text[:6])
+    assert said.startswith(text[:3])
+
+
+@pytest.mark.parametrize("text", ["password=x1", "pwd: abc", 'passwd="z"'])
+def test_a_short_password_is_one_too(text):
+    assert "[SECRET]" in Redactor().text(text)
+
+
+def test_an_entry_is_judged_with_its_key_in_json_within_json_too():
+    inner = json.dumps({"db_password": "hunter22secret", "pin": {"pwd": 1234}, "max_tokens": 64, "note": ""})
+    call = {"function": {"name": "log_in", "arguments": json.dumps({"password": "hunter22", "body": inner})}}
+    redactor = Redactor()
+    said = redactor.value(call)
+    assert "hunter22" not in json.dumps(said)
+    arguments = json.loads(said["function"]["arguments"])
+    assert arguments["password"] == "[SECRET]"
+    assert redactor.counts["SECRET"] == 3
+    direct = Redactor().value(json.loads(inner))
+    assert direct == {"db_password": "[SECRET]", "pin": {"pwd": "[SECRET]"}, "max_tokens": 64, "note": ""}
+
+
+def test_what_describes_a_secret_and_holds_none_stays():
+    schema = {"properties": {"password": {"type": "string"}}, "required": ["password"], "token": True}
+    assert Redactor().value(schema) == schema
 
 
 def test_arguments_of_a_tool_call_stay_json():
@@ -142,6 +177,10 @@ def test_a_long_text_takes_no_quadratic_time():
         "1:" * 100_000,
         "DE89 " * 5_000,
         "-" * 200_000,
+        "eyJ" * 100_000,
+        "://" * 100_000,
+        "password" * 50_000,
+        "password=\\" * 20_000,
     ):
         Redactor().text(text)
 

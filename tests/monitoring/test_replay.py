@@ -261,10 +261,12 @@ def test_bad_words_are_refused_before_any_run_is_made(production, words, said):
     assert len(production.search_runs(["0"], max_results=500)) == before
 
 
-def test_an_experiment_without_traces_fails_with_a_line(production):
+def test_an_experiment_without_traces_is_refused_in_a_line_before_a_run_is_made(production):
     production.create_experiment("empty")
+    before = len(production.search_runs(["0"], max_results=500))
     with pytest.raises(SlmflowError, match="traces=empty: none of 0 can be replayed"):
         replay.run(["traces=empty", "model=tiny_phi3"])
+    assert len(production.search_runs(["0"], max_results=500)) == before
 
 
 def test_the_entry_point_evaluate_replays_with_traces(production, traced_store):

@@ -1,11 +1,15 @@
 """The report is a pure function of the replay, shows what it was given as text, and says when it cannot tell."""
 
+import json
+import math
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from slmflow.monitoring.call import Call
+from slmflow.monitoring.dataset import lines_of
 from slmflow.monitoring.replay import Replay, as_json, conclusion
 from slmflow.monitoring.report import html, markdown
 from slmflow.monitoring.traces import Row, Traces
@@ -88,3 +92,10 @@ def test_the_json_holds_every_test_and_what_was_left_out():
     assert report["redacted"] == {"EMAIL": 1}
     assert [one["name"] for one in report["comparisons"]] == ["over time", "champion now", "challenger"]
     assert all(test["p_holm"] == 1 for one in report["comparisons"] for test in one["tests"])
+
+
+def test_what_is_no_number_in_a_request_is_null_in_the_dataset():
+    (row,) = made(1, same, same).rows
+    broken = replace(row, request={"prompt": "x", "temperature": math.nan, "stop": [math.inf, "a"]})
+    told = json.loads(lines_of([broken]), parse_constant=lambda name: pytest.fail(name))
+    assert told["request"] == {"prompt": "x", "temperature": None, "stop": [None, "a"]}

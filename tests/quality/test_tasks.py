@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import string
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slmflow.errors import SlmflowError
-from slmflow.quality.items import SHIPPED, Item, read_items
+from slmflow.quality.items import SHIPPED, Item, Items, read_items
 from slmflow.quality.rules import RULES, is_valid_json, keeps, normalised
 from slmflow.quality.tasks import Row, figures, judged, log_likelihoods, measure_tasks, rows_of, table
 
@@ -73,6 +75,18 @@ def test_every_shipped_instruction_and_schema_accepts_a_right_answer():
         ({**CHOICE, "choices": ["x", "x"]}, "different texts"),
         ({**CHOICE, "text": "both"}, "'text' is not a field"),
         ({**RULE, "rules": [{"rule": "rhymes"}]}, "rules must be of contains"),
+        ({**RULE, "rules": [{"rule": ["contains"]}]}, "rules must be of contains"),
+        (
+            {**SCHEMA, "schema": {"$dynamicRef": "http://127.0.0.1:9/x.json"}},
+            "$dynamicRef 'http://127.0.0.1:9",
+        ),
+        ({**SCHEMA, "schema": {"$ref": "https://json-schema.org/draft/2020-12/schema"}}, "points to nothing"),
+        ({**SCHEMA, "schema": {"$dynamicRef": "#none"}}, "$dynamicRef '#none' points to nothing"),
+        (
+            '{"id": "b", "kind": "closed", "question": "Q", "question": "R", "answers": ["a"]}',
+            "'question' is there",
+        ),
+        ('{"id": "b", "kind": "json", "prompt": "p", "schema": {"maximum": 1e999}}', "1e999 is too large"),
         ({**RULE, "rules": [{"rule": "lower_case", "value": 1}]}, "lower_case takes no value"),
         ({**RULE, "rules": [{"rule": "lines", "value": "2"}]}, "lines takes a value of type int"),
         ({**RULE, "rules": [{"rule": "matches", "value": "("}]}, "matches: "),
@@ -269,15 +283,19 @@ def rows(*correct):
 def test_scores_have_binomial_errors_and_flips_count_both_ways():
     mine = rows(True, True, False, True, True, False)
     theirs = rows(True, False, True, True, True, False)
-    found = figures(mine, theirs, "d")
+    found = figures(mine, theirs, "d", "d")
     assert found["kinds"]["json"]["score"] == pytest.approx(2 / 3)
     assert found["kinds"]["json"]["score_se"] == pytest.approx(math.sqrt(2 / 3 * 1 / 3 / 3))
     assert found["score"] == pytest.approx(2 / 3)
     assert found["score_se"] == pytest.approx(math.sqrt(2 * (2 / 9 / 3)) / 2)
     assert found["flips"] == pytest.approx(2 / 6)
     assert figures(mine, None, "d")["flips"] is None
-    assert figures(mine, theirs[:3], "d")["flips"] is None
-    assert figures(mine, mine, "d")["flips"] == 0
+    assert figures(mine, theirs[:3], "d", "d")["flips"] is None
+    assert figures(mine, mine, "d", "d")["flips"] == 0
+    assert "note" not in figures(mine, mine, "d", "d")
+    others = figures(mine, theirs, "d", "e")
+    assert others["flips"] is None, "the same ids, other items"
+    assert others["note"] == "flips are not measured: the reference answered other items"
 
 
 def test_a_table_is_read_back_as_the_rows_that_it_was_made_of():
@@ -325,3 +343,57 @@ def test_exact_match_knows_no_case_article_or_punctuation():
     item = Item("a", "closed", {"question": "Q", "answers": ["the Pacific Ocean"]})
     assert judged(item, " Pacific ocean!").correct
     assert not judged(item, "It is the Pacific Ocean").correct
+
+
+def test_what_only_looks_like_a_reference_is_a_value(tmp_path):
+    schema = {"enum": [{"$ref": "anything"}], "default": {"$dynamicRef": "http://x.example/"}}
+    (item,) = read(tmp_path / "items.jsonl", {**SCHEMA, "schema": schema}).rows
+    assert judged(item, '{"$ref": "anything"}').correct
+    assert not judged(item, "3").correct
+
+
+def test_references_by_name_by_place_and_by_anchor_are_followed_without_asking_anybody(tmp_path):
+    node = {
+        "$dynamicAnchor": "node",
+        "properties": {"next": {"$dynamicRef": "#node"}, "v": {"$ref": "#/$defs/n"}},
+    }
+    schema = {"$id": "http://127.0.0.1:9/own.json", **node, "$defs": {"n": {"type": "integer"}}}
+    (item,) = read(tmp_path / "items.jsonl", {**SCHEMA, "schema": schema}).rows
+    assert judged(item, '{"v": 1, "next": {"v": 2}}').correct
+    assert not judged(item, '{"v": 1, "next": {"v": "two"}}').correct
+
+
+def test_an_answer_that_no_arithmetic_can_judge_is_wrong_and_stops_nothing(tmp_path):
+    (item,) = read(tmp_path / "items.jsonl", {**SCHEMA, "schema": {"multipleOf": 0.1}}).rows
+    assert not judged(item, "7" * 400).correct
+    assert judged(item, "7").correct
+
+
+@pytest.mark.parametrize(
+    ("said", "same"),
+    [("The Beatles!", "beatles"), ("twenty-four", "twentyfour"), ("U.S.A.", "usa"), ("a  B\tc", "b c")],
+)
+def test_closed_answers_are_normalised_as_squads_script_does(said, same):
+    assert normalised(said) == same
+
+
+@given(st.text())
+def test_the_normalisation_is_that_of_squads_script(text):
+    """`normalize_answer` of evaluate-v1.1.py, written out."""
+    bare = "".join(letter for letter in text.lower() if letter not in set(string.punctuation))
+    assert normalised(text) == " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def test_acc_norm_divides_by_characters_as_lm_evaluation_harness_does():
+    """Each choice of n letters is as probable; by bytes the two-byte letters would make the first one win."""
+
+    class Two(Letters):
+        def logprobs(self, ids):
+            logs = np.zeros((len(ids), 128), np.float32)
+            logs[:, :] = -1.0
+            return logs
+
+    choices = {"question": "Q", "choices": ["ÄÖÜÄÖÜÄÖÜ", "abcdefghijkl"], "answer": 1}
+    items = Items((Item("c", "multiple_choice", choices),))
+    (row,) = measure_tasks(Two(), items, Path(tempfile.mkdtemp()) / "journal")
+    assert row.correct_norm is True

@@ -1,5 +1,6 @@
 """One champion at every moment: promotion, rollback, and what crashes and hands leave behind."""
 
+import json
 import os
 import signal
 
@@ -7,10 +8,14 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from slmflow.commands.promote import run as promote_command
 from slmflow.errors import SlmflowError
 from slmflow.registry.aliases import (
+    ATTEMPTS,
+    INTENT_TAG,
     ROLLED_BACK_TAG,
     Moved,
+    again_if_moved,
     promote,
     repair,
     roll_back,
@@ -29,6 +34,8 @@ WRITES = (
     "create_registered_model",
     "create_model_version",
 )
+HAND_MADE = {"token": 1, "target": 7, "champion": None, "previous": None, "before": None}
+"""As an intent, but with numbers for texts."""
 
 
 def aliases(client):
@@ -43,6 +50,42 @@ def promoted(client, *numbers):
 
 def tags(client, number):
     return client.get_model_version(NAME, number).tags
+
+
+@pytest.mark.parametrize("number", ["05", "٣", "0", "-1", "3.0", " 1"])
+def test_a_version_that_is_not_written_as_the_registry_does_is_refused(make_versions, number):
+    client = make_versions(5)
+    promoted(client, "4", "5")
+    with pytest.raises(SlmflowError, match="must be a number"):
+        promote_command([f"model={NAME}", f"version={number}"])
+    with pytest.raises(SlmflowError, match="is not written as the registry writes it"):
+        promoted(client, number)
+    assert aliases(client) == ("5", "4", None)
+
+
+@pytest.mark.parametrize("tag", ["{", "[]", "3", '{"token": "t"}', json.dumps(HAND_MADE)])
+def test_a_mark_of_a_move_that_nobody_wrote_does_not_stop_the_next(make_versions, tag):
+    client = make_versions(3)
+    promoted(client, "1")
+    client.set_registered_model_tag(NAME, INTENT_TAG, tag)
+    assert repair(client, NAME, whole) == []
+    promoted(client, "2")
+    assert aliases(client) == ("2", "1", None)
+    assert INTENT_TAG not in client.get_registered_model(NAME).tags
+
+
+def test_who_is_always_overtaken_decides_three_times_and_then_says_so():
+    calls = []
+
+    def overtaken():
+        calls.append(1)
+        raise Moved("somebody else")
+
+    with pytest.raises(Moved):
+        again_if_moved(overtaken)
+    assert len(calls) == ATTEMPTS
+    again_if_moved(lambda: calls.append(1))
+    assert len(calls) == ATTEMPTS + 1
 
 
 def test_the_first_champion_has_no_previous(make_versions):

@@ -1,5 +1,6 @@
 """The gate judges by figures, of themselves and against the champion."""
 
+import json
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from slmflow.compose import compose
 from slmflow.errors import SlmflowError
 from slmflow.registry.admission import refuse_early, refuse_licence
 from slmflow.registry.gate import Champion, judge, threshold_for
+from slmflow.registry.paired import paired_error
 
 MACHINE = {"cpu": "one", "cores": "2", "threads": "2", "system": "Linux x86_64"}
 
@@ -25,14 +27,15 @@ def evaluation(
         "precision": precision,
         "fidelity": {"kl_mean": kl, "top1_agreement": top1} if measured else None,
         "cost": {"decode_tokens_per_second": speed, "peak_resident_bytes": 1e9},
-        "tasks": None,
+        "tasks": {"digest": "own", "score": 0.5, "score_se": 0.02},
         "machine": MACHINE,
         **more,
     }
 
 
 def champion(**figures):
-    return Champion("3", evaluation(**{"fingerprint": "theirs", **figures}))
+    tasks = {"digest": "others", "score": 0.5, "score_se": 0.02}
+    return Champion("3", evaluation(**{"fingerprint": "theirs", "tasks": tasks, **figures}))
 
 
 def gate(overrides=""):
@@ -53,6 +56,8 @@ def misses(verdict):
         (3_800_000_000, "source", 0.08, 0.90),
         (3_800_000_000, "bfloat16", 0.01, 0.97),
         (None, "int8", 0.01, 0.97),
+        (1_000_000_000, "int8", 0.01, 0.97),
+        (999_999_999, "int8", 0.02, 0.94),
     ],
 )
 def test_the_first_row_that_fits_size_and_precision_judges(parameters, precision, max_kl, min_top1):
@@ -87,7 +92,7 @@ def test_what_was_not_measured_says_so():
 
 def test_a_limit_that_the_user_sets_on_tasks_or_memory_is_missed_by_what_was_not_measured():
     asked = gate("gate.min_task_score=0.3 gate.max_peak_resident_bytes=2e9")
-    unmeasured = evaluation(cost={"decode_tokens_per_second": 50.0})
+    unmeasured = evaluation(cost={"decode_tokens_per_second": 50.0}, tasks=None)
     assert misses(judge(unmeasured, asked)) == ["tasks.score", "peak_resident_bytes"]
     assert judge(evaluation(tasks={"score": 0.4}), asked).passed
     assert misses(judge(evaluation(tasks={"score": 0.2}), asked)) == ["tasks.score"]
@@ -110,17 +115,106 @@ def test_a_planted_bad_variant_is_refused_though_its_perplexity_is_close():
     assert misses(judge(evaluation(fidelity=bad), gate())) == ["kl_mean", "top1_agreement"]
 
 
-def test_worse_than_the_champion_by_more_than_margin_and_two_errors_is_a_miss():
-    """0.001 + margin 0.01 + 2 errors of sqrt(0.0003² + 0.0004²) = 0.012."""
+def test_the_difference_to_the_champion_and_its_error_must_fit_into_the_margin():
+    """0.001 + margin 0.01 − 1.645 errors of sqrt(0.0003² + 0.0004²) = 0.0101775."""
 
     def of(kl, error):
         return {"kl_mean": kl, "kl_mean_se": error, "top1_agreement": 0.99}
 
     best = champion(fidelity=of(0.001, 0.0003))
-    assert judge(evaluation(fidelity=of(0.0119, 0.0004)), gate(), best).passed
-    verdict = judge(evaluation(fidelity=of(0.0121, 0.0004)), gate(), best)
+    assert judge(evaluation(fidelity=of(0.010177, 0.0004)), gate(), best).passed
+    verdict = judge(evaluation(fidelity=of(0.010178, 0.0004)), gate(), best)
     assert misses(verdict) == ["kl_mean"]
-    assert "0.001 of champion v3 + 0.01 and 2 errors" in str(verdict.misses[0])
+    assert "0.001 of champion v3 + 0.01 − 1.645 errors of 0.0005" in str(verdict.misses[0])
+
+
+def test_a_larger_error_never_makes_a_candidate_pass():
+    def of(error):
+        return evaluation(fidelity={"kl_mean": 0.011, "kl_mean_se": error, "top1_agreement": 0.99})
+
+    best = champion(fidelity={"kl_mean": 0.002, "kl_mean_se": 0.0, "top1_agreement": 0.99})
+    assert judge(of(0.0), gate(), best).passed
+    assert misses(judge(of(0.01), gate(), best)) == ["kl_mean"]
+
+
+def test_the_same_figures_on_both_sides_pass_whatever_their_errors():
+    same = {"kl_mean": 0.001, "kl_mean_se": 0.05, "top1_agreement": 0.95, "top1_agreement_se": 0.1}
+    assert judge(evaluation(fidelity=same), gate(), champion(fidelity=same)).passed
+    tasks = {"digest": "d", "score": 0.5, "score_se": 0.2}
+    assert judge(evaluation(tasks=tasks), gate(), champion(tasks=tasks)).passed
+
+
+def answers(*correct, kind="closed"):
+    return {
+        "columns": ["id", "kind", "correct"],
+        "data": [[str(at), kind, c] for at, c in enumerate(correct)],
+    }
+
+
+def test_tasks_of_the_same_items_are_held_against_each_other_item_by_item():
+    """An equal candidate of 250 items passes by the paired error, and would not by the independent one."""
+    scored = evaluation(tasks={"digest": "d", "score": 0.5, "score_se": 0.032})
+    best = champion(tasks={**scored["tasks"], "score_se": 0.031}, fidelity=scored["fidelity"])
+    assert misses(judge(scored, gate(), best)) == ["tasks.score"]
+    mine = [at % 2 == 0 for at in range(250)]
+    theirs = [not right if at < 20 else right for at, right in enumerate(mine)]
+    paired = Champion("3", best.evaluation, answers(*theirs))
+    assert judge(scored, gate(), paired, answers(*mine)).passed
+    assert judge(scored, gate(), Champion("3", best.evaluation, answers(*mine)), answers(*mine)).passed
+    others = Champion("3", best.evaluation, answers(*theirs[:-1]))
+    assert misses(judge(scored, gate(), others, answers(*mine))) == ["tasks.score"]
+
+
+def test_the_paired_error_is_that_of_the_mean_of_the_kinds_means():
+    """Differences 1, 0, 0, 0 and 1, -1: variances 1/4 and 2 over 4 and 2 items, over two kinds."""
+    mine, theirs = answers(1, 0, 0, 0), answers(0, 0, 0, 0)
+    for table, right in ((mine, (1, 0)), (theirs, (0, 1))):
+        table["data"] += [[f"j{at}", "json", correct] for at, correct in enumerate(right)]
+    assert paired_error(mine, theirs) == pytest.approx(math.sqrt(0.25 / 4 + 2 / 2) / 2)
+    assert paired_error(mine, mine) == 0
+    assert paired_error(mine, None) is None
+    assert paired_error({"columns": ["id"], "data": [["x"]]}, mine) is None
+
+
+def test_a_figure_of_the_champion_that_is_no_number_refuses_no_successor():
+    broken = champion(kl=math.nan, tasks={"digest": "own", "score": math.nan})
+    broken.evaluation["cost"]["peak_resident_bytes"] = math.inf
+    verdict = judge(evaluation(), gate(), broken)
+    assert verdict.passed
+    assert "kl_mean is not compared with champion v3: it is nan there" in verdict.notes
+    assert "score is not compared with champion v3: it is nan there" in verdict.notes
+    assert "peak_resident_bytes is not compared with champion v3: it is inf there" in verdict.notes
+
+
+def test_fidelity_is_compared_on_the_same_tokens_only():
+    def of(kl, **words):
+        fidelity = {"kl_mean": kl, "top1_agreement": 1.0, "tokens": 1280.0, "perplexity_reference": 17.5}
+        return {"fidelity": {**fidelity, **words}}
+
+    def missed(ours, theirs):
+        return misses(judge(evaluation(**ours), gate(), champion(**theirs)))
+
+    assert missed(of(0.019, windows_digest="a"), of(0.0, windows_digest="a")) == ["kl_mean"]
+    assert missed(of(0.019, windows_digest="a"), of(0.0, windows_digest="b")) == []
+    last_digit = of(0.0, perplexity_reference=17.500000000000004)
+    assert missed(of(0.019), last_digit) == ["kl_mean"], "an old evaluation without a digest"
+    assert missed(of(0.019, windows_digest="a"), last_digit) == ["kl_mean"]
+    assert missed(of(0.019), of(0.0, perplexity_reference=17.51)) == []
+    notes = judge(evaluation(**of(0.019)), gate(), champion(**of(0.0, tokens=96.0))).notes
+    assert notes[0] == "fidelity is not compared with champion v3: it was measured on another text"
+
+
+def test_enforced_something_must_have_been_measured():
+    nothing = evaluation(measured=False, tasks=None)
+    assert misses(judge(nothing, gate())) == ["fidelity and tasks"]
+    assert "nothing was measured" in str(judge(nothing, gate()).misses[0])
+    assert judge(nothing, gate("gate=warn")).passed
+    assert judge(evaluation(measured=False), gate()).passed
+
+
+def test_a_verdict_is_json_even_of_what_is_no_number():
+    verdict = judge(evaluation(kl=math.nan), gate()).as_dict()
+    assert json.loads(json.dumps(verdict, allow_nan=False))["checks"][0]["value"] == "nan"
 
 
 def test_fidelity_is_compared_with_a_champion_of_the_same_source_only():
@@ -135,9 +229,10 @@ def test_tasks_are_compared_across_sources_where_the_items_are_the_same():
     def tasks(score, digest="d"):
         return {"digest": digest, "score": score, "score_se": 0.02}
 
+    # 0.6 − margin 0.05 + 1.645 errors of sqrt(2) 0.02 = 0.59653
     best = champion(tasks=tasks(0.6), source_digest="another")
-    assert misses(judge(evaluation(tasks=tasks(0.5)), gate(), best)) == ["tasks.score"]
-    assert judge(evaluation(tasks=tasks(0.55)), gate(), best).passed
+    assert misses(judge(evaluation(tasks=tasks(0.5965)), gate(), best)) == ["tasks.score"]
+    assert judge(evaluation(tasks=tasks(0.5966)), gate(), best).passed
     other = judge(evaluation(tasks=tasks(0.1, "e")), gate(), best)
     assert other.passed
     assert "tasks are not compared with champion v3: it answered other items" in other.notes

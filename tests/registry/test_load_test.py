@@ -13,7 +13,7 @@ from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import log_onnx_model
 from slmflow.registry import environment
 from slmflow.registry.environment import COMPLETE, closure, installed_environment, linked_environment
-from slmflow.registry.load_test import load_test
+from slmflow.registry.load_test import Loaded, load_test
 
 
 def gate(mode):
@@ -71,7 +71,8 @@ def test_an_environment_is_made_once_and_again_where_a_crash_left_half_of_it(env
 
 def test_a_packaged_model_answers_with_its_requirements_alone_and_is_asked_once(model, environments):
     said = load_test(model, "f1", gate("linked"))
-    assert said == "loads in an environment of its requirements alone, linked from here"
+    assert said.words == "loads in an environment of its requirements alone, linked from here"
+    assert (said.mode, said.passed) == ("linked", True)
     (made,) = environments.iterdir()
     assert not list(made.glob("lib/python*/site-packages/torch"))
     assert not list(made.glob("lib/python*/site-packages/slmflow"))
@@ -94,11 +95,20 @@ def test_a_model_that_needs_more_than_it_says_is_refused_in_one_line(model, envi
     ) as error:
         load_test(copy, "f1", gate("linked"))
     assert "\n" not in str(error.value)
-    assert load_test(copy, "f1", gate("here")) == "loads in a fresh process of this environment"
+    assert load_test(copy, "f1", gate("here")).words == "loads in a fresh process of this environment"
 
 
 def test_off_tests_nothing(tmp_path):
-    assert load_test(tmp_path / "none", "f1", gate('"off"')) == "not tested"
+    assert load_test(tmp_path / "none", "f1", gate('"off"')) == Loaded("off", False, "not tested")
+
+
+def test_a_model_that_does_not_answer_in_time_is_refused_in_one_line(model, monkeypatch, tmp_path):
+    endless = tmp_path / "probe.py"
+    endless.write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr("slmflow.registry.load_test.PROBE", endless)
+    monkeypatch.setattr("slmflow.registry.load_test.PROBE_SECONDS", 0.5)
+    with pytest.raises(SlmflowError, match=r"did not load and answer within 0.5 seconds"):
+        load_test(model, "f1", gate("here"))
 
 
 @pytest.mark.slow

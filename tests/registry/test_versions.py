@@ -12,7 +12,7 @@ from slmflow.config import PackageConfig
 from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import log_onnx_model
 from slmflow.packaging.weights import weights_of
-from slmflow.registry.aliases import Moved, roll_back, standing
+from slmflow.registry.aliases import Moved, promote, roll_back, standing
 from slmflow.registry.names import is_catalog, registered_name, registry_tags
 from slmflow.registry.versions import FINGERPRINT_TAG, Content, find, register
 from slmflow.workflow.evidence import refuse_incomplete
@@ -108,6 +108,35 @@ def test_what_was_rolled_back_is_not_promoted_again_by_a_run(model):
     assert again.rolled_back
     assert (again.version, again.alias, again.created) == ("2", "", False)
     assert aliases() == ("1", "2", None)
+
+
+def test_what_was_rolled_back_stays_so_when_its_files_are_damaged(model):
+    registered(model), registered(model, "f2")
+    roll_back(MlflowClient(), NAME, whole)
+    healed = registered(model, "f2", is_intact=lambda version: int(version.version) != 2)
+    assert (healed.version, healed.created) == ("3", True)
+    assert healed.rolled_back
+    assert aliases() == ("1", "2", None)
+    promote(MlflowClient(), NAME, "3", "1", whole)
+    again = registered(model, "f2", is_intact=lambda version: int(version.version) not in (2, 3))
+    assert (again.version, again.alias, again.rolled_back) == ("4", "champion", ""), "a hand promoted it"
+    assert registered(model, "f2").rolled_back, "the files of the one that was rolled back are whole again"
+    assert aliases()[0] == "4"
+
+
+def test_evidence_that_was_written_by_halves_is_written_again(model, monkeypatch):
+    registered(model, promotes=False, gate="miss")
+
+    def dies(*arguments, **words):
+        raise ConnectionError
+
+    monkeypatch.setattr(MlflowClient, "update_model_version", dies)
+    with pytest.raises(ConnectionError):
+        registered(model)
+    monkeypatch.undo()
+    registered(model)
+    version = MlflowClient().get_model_version(NAME, "1")
+    assert (version.tags["gate"], version.description) == ("pass", "why pass")
 
 
 def test_a_version_is_not_promoted_on_a_decision_about_another_champion(model):
