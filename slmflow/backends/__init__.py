@@ -57,7 +57,7 @@ class Backend(Protocol):
 def backend_of(config: BackendConfig) -> Backend:
     """The backend that a configuration names. Raises SlmflowError when it cannot be reached."""
     if isinstance(config, DatabricksBackendConfig):
-        from slmflow.backends.databricks import DatabricksBackend
+        from slmflow.backends.workspace import DatabricksBackend
 
         return DatabricksBackend(config)
     from slmflow.backends.local import LocalBackend

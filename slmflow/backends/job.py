@@ -13,7 +13,7 @@ from slmflow.backends.submission import StepRun, submission
 from slmflow.workflow.liveness import INTERVAL_SECONDS, beat_where_silent, heartbeat
 
 if TYPE_CHECKING:
-    from slmflow.backends.databricks import DatabricksBackend
+    from slmflow.backends.workspace import DatabricksBackend
 
 FASTEST_SECONDS, SLOWEST_SECONDS = 0.5, 10.0
 """Between two looks at a job: they become rarer the longer it takes."""

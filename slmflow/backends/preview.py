@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from slmflow.backends.archive import project_archive
-from slmflow.backends.databricks import check_store, code_folder, step_run
 from slmflow.backends.submission import submission
+from slmflow.backends.workspace import check_store, code_folder, step_run
 from slmflow.workflow.plan import State, parameters_of
 
 if TYPE_CHECKING:

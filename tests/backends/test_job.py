@@ -8,13 +8,13 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from slmflow.backends import databricks as backend_module
 from slmflow.backends import job as job_module
+from slmflow.backends import workspace as backend_module
 from slmflow.backends.archive import Archive
-from slmflow.backends.databricks import DatabricksBackend, profile_of
 from slmflow.backends.job import Job
 from slmflow.backends.service import said
 from slmflow.backends.submission import StepRun
+from slmflow.backends.workspace import DatabricksBackend, profile_of
 from slmflow.config.backend import DatabricksBackendConfig
 from slmflow.errors import SlmflowError
 from slmflow.workflow import liveness

@@ -215,6 +215,13 @@ def test_the_script_needs_nothing_but_the_standard_library():
     assert done.stdout.split() == ["False", "False"]
 
 
+def test_where_the_script_stands_in_the_project_nothing_beside_it_hides_the_workspaces_client():
+    """As the bundle runs it, with the script's folder first on the path."""
+    code = "import sys; sys.path[:0] = ['slmflow/backends']; import run_step; from databricks.sdk import WorkspaceClient"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def project(folder, code):
     """A project whose one step is this."""
     (folder / "steps").mkdir()

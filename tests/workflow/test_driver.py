@@ -69,6 +69,8 @@ class Backend:
 @pytest.fixture
 def drive_fetch(store, monkeypatch):
     monkeypatch.setattr(driver_module, "RESTART_SECONDS", 0.3)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # which a driver sets for its children
+        monkeypatch.setenv(name, mlflow.get_tracking_uri())
 
     def run(backend, **tags):
         monkeypatch.setattr(driver_module, "backend_of", lambda config: backend)

@@ -1,4 +1,7 @@
-"""Steps as Databricks jobs, one run of a job each, by the Jobs API."""
+"""Steps as Databricks jobs, one run of a job each, by the Jobs API.
+
+Not named `databricks`: the script beside it, run where it stands, would import it in place of that package.
+"""
 
 from __future__ import annotations
 
