@@ -35,8 +35,10 @@ test-all: lint  ## every test
 	$(ACTIVATE) && env -u MLFLOW_TRACKING_URI pytest tests
 
 databricks: $(STAMP)  ## the whole workflow as one job of a workspace; CONFIG=… is its cluster, ARGS='-P model=…'
-	@folder=$$(mktemp -d) && git archive --format zip -o $$folder/slmflow.zip HEAD && \
+	@case "$$MLFLOW_TRACKING_URI" in *@*) echo "make: MLFLOW_TRACKING_URI holds a password, which would be part of the job: take it out" >&2; exit 1;; esac; \
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && git archive --format zip -o $$folder/slmflow.zip HEAD && \
 	size=$$(stat -c %s $$folder/slmflow.zip) && echo "tracked files of $$(git rev-parse --short HEAD): $$size bytes" && \
+	changed=$$(git status --porcelain | wc -l) && { [ $$changed = 0 ] || echo "$$changed changed or new files are not sent"; } && \
 	{ [ $$size -le 10000000 ] || { echo "make: more than 10 MB is not sent: take large files out of git" >&2; exit 1; }; } && \
 	$(ACTIVATE) && mlflow run $$folder/slmflow.zip -e register -b databricks \
 	  --backend-config $(or $(CONFIG),databricks/backend.json) --env-manager $(or $(ENV_MANAGER),uv) $(ARGS)

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import DamagedError
 from slmflow.files import read_json
 
 
@@ -24,7 +24,7 @@ def local_path(uri: str) -> Path:
 
     MLflow's own `download_artifacts` copies a run's artifacts to a folder under TMPDIR and leaves them
     there, even when they are on this machine. Here only a remote artifact is downloaded, to a folder
-    that goes when the process ends. Raises SlmflowError when it does not exist, and UnavailableError when its
+    that goes when the process ends. Raises DamagedError when it does not exist, and UnavailableError when its
     server cannot be asked.
     """
     path = folder_of(uri)
@@ -33,10 +33,10 @@ def local_path(uri: str) -> Path:
 
         return downloads.one(uri)
     if not path.exists():
-        raise SlmflowError(f"{uri}: not there")
+        raise DamagedError(f"{uri}: not there")
     return path
 
 
 def stored_json(artifact_uri: str, name: str) -> Any:
-    """A JSON artifact below an artifact URI, unchecked. Raises SlmflowError when it does not exist."""
+    """A JSON artifact below an artifact URI, unchecked. Raises DamagedError when it does not exist."""
     return read_json(local_path(f"{artifact_uri}/{name}"))

@@ -30,6 +30,8 @@ GROUP_PARAMETERS = ("model", "export")
 
 KEEPS_CODES = "gguf_cpu"
 """The export of a GGUF file when the user names none."""
+OPEN = ("backend.environment", "backend.new_cluster", "backend.secrets")
+"""Mappings whose keys are the user's."""
 FILE_KEYS = ("path", "file", "member", "uri")
 """Fields by which the kinds of source may name a file."""
 
@@ -94,7 +96,7 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     given_twice(given, tokens)
     chosen = [f"{name}={value}" for name, value in given.items() if value]
     chosen += _export_of_codes(chosen + tokens)
-    container = _hydra(chosen + tokens)
+    container = _hydra(chosen + [_opened(token) for token in tokens])
     choices = {k: str(v) for k, v in container.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     OmegaConf.set_struct(container, False)
     del container["hydra"]
@@ -102,6 +104,11 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     _consistent(config)
     if config.backend.schema:
         container.model.name = config.model.name = name_in(config.backend.schema, config.model.name)
+    if config.backend.kind == "databricks" and (braces := [token for token in tokens if "{{" in token]):
+        raise SlmflowError(
+            f"overrides: {key_of(braces[0])}: a job would replace {{{{…}}}} by a value of its own; "
+            "name a secret by +backend.secrets.NAME=scope/key"
+        )
     rest = [token for token in tokens if key_of(token) not in GROUP_PARAMETERS]
     yaml = OmegaConf.to_yaml(container, resolve=True)
     return Composition(config, choices, shlex.join(rest), yaml, _base(config.model))
@@ -113,6 +120,13 @@ def held_back(composition: Composition) -> Composition:
         return composition
     chosen = {name: composition.choices[name] for name in GROUP_PARAMETERS}
     return compose(**chosen, overrides=f"{composition.overrides} gate.promote=manual")
+
+
+def _opened(override: str) -> str:
+    """An override of a mapping that may hold any key as Hydra takes one of a key that it does not know."""
+    key = key_of(override)
+    is_open = any(key == name or key.startswith(f"{name}.") for name in OPEN)
+    return f"++{override}" if is_open and not override.startswith("+") else override
 
 
 def _export_of_codes(words: list[str]) -> list[str]:

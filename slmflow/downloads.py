@@ -20,12 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmflow.errors import SlmflowError, UnavailableError, first_line
+from slmflow.errors import DamagedError, SlmflowError, UnavailableError, first_line
 from slmflow.files import cache_folder, link_or_copy, sha256_of
-from slmflow.tracking import is_absent, raise_problem, store_name
+from slmflow.stores import asked, kept_here
+from slmflow.tracking import store_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 LIMIT = "SLMFLOW_DOWNLOADS_GB"
 ATTEMPTS = 5
@@ -74,36 +75,38 @@ def digest_of(uri: str) -> str:
 def tree(uri: str, digests: dict[str, str]) -> Path:
     """A folder of this process with these files of an artifact URI, by path and sha256; read it only.
 
-    Raises SlmflowError when a file is not there or is not what the digest says, and UnavailableError when the
+    Raises DamagedError when a file is not there or is not what the digest says, and UnavailableError when the
     store cannot be asked.
     """
-    view = scratch()
-    repository = _repository(uri)
-    with ThreadPoolExecutor(STREAMS) as pool:
-        jobs = [pool.submit(_bring, repository, path, digests[path], view / path) for path in digests]
-        for job in jobs:
-            job.result()
-    _prune()
-    return view
+    with kept_here(folder()):
+        view = scratch()
+        repository = _repository(uri)
+        with ThreadPoolExecutor(STREAMS) as pool:
+            jobs = [pool.submit(_bring, repository, path, digests[path], view / path) for path in digests]
+            for job in jobs:
+                job.result()
+        _prune()
+        return view
 
 
 def one(uri: str) -> Path:
     """The file or folder that an artifact URI names, whose digests are not known: downloaded each time.
 
-    Raises SlmflowError when it is not there, and UnavailableError when the store cannot be asked.
+    Raises DamagedError when it is not there, and UnavailableError when the store cannot be asked.
     """
     parent, _, name = uri.rpartition("/")
-    repository, view = _repository(parent), scratch()
-    paths = _paths_below(repository, name) or [name]
-    for path in paths:
-        _download(repository, path, view / path)
-    return view / name
+    with kept_here(folder()):
+        repository, view = _repository(parent), scratch()
+        paths = _paths_below(repository, name) or [name]
+        for path in paths:
+            _download(repository, path, view / path)
+        return view / name
 
 
 def _paths_below(repository: Any, path: str) -> list[str]:
     """Every file below a folder of a store; none for a file."""
     found: list[str] = []
-    for entry in _asked(lambda: repository.list_artifacts(path), path):
+    for entry in asked(lambda: repository.list_artifacts(path), path):
         found += _paths_below(repository, entry.path) if entry.is_dir else [entry.path]
     return found
 
@@ -111,7 +114,7 @@ def _paths_below(repository: Any, path: str) -> list[str]:
 def _repository(uri: str) -> Any:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    return _asked(lambda: get_artifact_repository(uri), uri)
+    return asked(lambda: get_artifact_repository(uri), uri)
 
 
 def _content(sha256: str) -> Path:
@@ -131,7 +134,7 @@ def _bring(repository: Any, path: str, sha256: str, target: Path) -> None:
             _download(repository, path, unfinished)
             if (found := sha256_of(unfinished, again=True)) != sha256:
                 unfinished.unlink()
-                raise SlmflowError(f"{path} was altered: it has sha256 {found[:12]}…, not {sha256[:12]}…")
+                raise DamagedError(f"{path} was altered: it has sha256 {found[:12]}…, not {sha256[:12]}…")
             unfinished.chmod(0o444)
             unfinished.replace(content)
     raise SlmflowError(f"{content}: is taken away as fast as it comes: make {LIMIT} larger")
@@ -171,7 +174,7 @@ def _download(repository: Any, path: str, target: Path) -> None:
         try:
             # The one method that every artifact store implements; the public one lists first, and hides
             # what went wrong in a text.
-            _asked(lambda: repository._download_file(path, str(target)), path)
+            asked(lambda: repository._download_file(path, str(target)), path)
         except requests.RequestException as error:
             if attempt == ATTEMPTS - 1:
                 raise UnavailableError(
@@ -181,31 +184,6 @@ def _download(repository: Any, path: str, target: Path) -> None:
             time.sleep(WAIT_SECONDS * 2**attempt)
         else:
             return
-
-
-def _asked(request: Callable[[], Any], what: str) -> Any:
-    """The answer of a store.
-
-    Raises SlmflowError where it has no such thing, UnavailableError where it cannot be asked, and what
-    requests raises where the answer breaks off.
-    """
-    import requests
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return request()
-    except requests.HTTPError as error:
-        raise_problem(error)
-        raise SlmflowError(f"{what}: not there") from None
-    except requests.RequestException:
-        raise
-    except MlflowException as error:
-        if is_absent(error):
-            raise SlmflowError(f"{what}: not there") from None
-        raise_problem(error)
-        raise SlmflowError(f"{what}: {first_line(error)}") from None
-    except OSError as error:
-        raise SlmflowError(f"{what}: {first_line(error)}") from None
 
 
 def scratch() -> Path:

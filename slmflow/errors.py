@@ -14,6 +14,13 @@ class SlmflowError(Exception):
     """
 
 
+class DamagedError(SlmflowError):
+    """Something that was stored is not there, or is not what it was: to be said of it to everybody.
+
+    Nothing else is: a reader's full disk, or a store that does not answer, says nothing of what it holds.
+    """
+
+
 class UnavailableError(Exception):
     """The tracking server is away or refuses us, in one line.
 

@@ -23,6 +23,8 @@ UPLOAD_SECONDS = 3600
 """How long an uploaded file may take to be answered: a proxy stores it elsewhere first, and a client that
 gave up after MLflow's 120 s would send gigabytes again."""
 REFUSED = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "CUSTOMER_UNAUTHORIZED": 403}
+BAD_HOST = 421
+"""What MLflow's 403 for a host name that it was not told of means: Misdirected Request."""
 AWAY = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED")
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
 """MLflow's basic auth answers 403 to who asks for what does not exist, unless it is an administrator."""
@@ -39,10 +41,18 @@ def uncover(environment: MutableMapping[str, str]) -> None:
             continue
         parts = urlsplit(uri)
         userinfo, _, place = parts.netloc.rpartition("@")
-        user, _, password = userinfo.partition(":")
+        user, colon, password = userinfo.partition(":")
         environment[name] = urlunsplit((parts.scheme, place, parts.path, parts.query, parts.fragment))
+        if not colon or not user:  # one word is a token, which is no name to be told in a message
+            environment.setdefault("MLFLOW_TRACKING_TOKEN", unquote(user or password))
+            continue
         environment.setdefault("MLFLOW_TRACKING_USERNAME", unquote(user))
         environment.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(password))
+
+
+def without_userinfo(uri: str) -> str:
+    """An http(s) address without user name and password; everything else as it is (`git@host:…` needs it)."""
+    return re.sub(r"^(https?://)[^/?#]*@", r"\1", uri)
 
 
 def store_name() -> str:
@@ -72,8 +82,15 @@ def problem_of(error: BaseException) -> str | None:
     if status is None:
         return None
     server = f"tracking server {store_name()}"
+    if status == BAD_HOST:
+        return (
+            f"{server}: does not answer to this name ({cause}); start it with "
+            f"--allowed-hosts {urlsplit(store_name()).netloc}"
+        )
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     who = f"user {user}" if user else "a caller without MLFLOW_TRACKING_USERNAME"
+    if not user and os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        who = "the holder of MLFLOW_TRACKING_TOKEN"
     if status == 401:
         return (
             f"{server}: does not know {who} by this password; "
@@ -88,6 +105,14 @@ def problem_of(error: BaseException) -> str | None:
         f"{server}: no answer ({cause}); when it is back, or MLFLOW_TRACKING_URI names it, "
         "the same command goes on where it stopped"
     )
+
+
+def is_outage(line: str) -> bool:
+    """Whether a line, as `problem_of` or a download gives it, says that the server was away for a while."""
+    away = (
+        r"\btracking server \S+: (no answer|.* broke off \d+ times)|\bartifact store of \S+: .* cannot be had"
+    )
+    return re.search(away, line) is not None
 
 
 def is_absent(error: BaseException) -> bool:
@@ -143,6 +168,8 @@ def _answer(error: BaseException) -> tuple[int | None, str]:
 
 def _answer_of_mlflow(error: Any) -> tuple[int | None, str]:
     text = str(error)
+    if "Invalid Host header" in text:
+        return BAD_HOST, "Invalid Host header"
     if (status := REFUSED.get(error.error_code)) is not None:
         found = re.search(r"endpoint /api/[\d.]+/(\S+)", text)
         return status, found[1] if found else "this request"
@@ -164,6 +191,8 @@ def _answer_of_requests(error: Any) -> tuple[int | None, str]:
     if not place or urlsplit(url).netloc.rpartition("@")[2] != place:
         return None, ""  # a hub's, say
     status = error.response.status_code if error.response is not None else 503
+    if status == 403 and "Invalid Host header" in error.response.text:
+        return BAD_HOST, "Invalid Host header"
     if status in (401, 403):
         return status, "its artifacts"
     return (503, _cause(str(error))) if status >= 500 or error.response is None else (None, "")

@@ -161,6 +161,17 @@ def test_importing_the_package_switches_telemetry_off_and_keeps_the_users_word()
     assert done.stdout.split() == ["true", "0", "1", "1"]
 
 
+def test_importing_the_package_spreads_mlflows_retries_and_keeps_the_users_word():
+    name = "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"
+    program = f"import os, slmflow; print(os.environ[{name!r}])"
+    for env, seconds in (({}, "10"), ({name: "2"}, "2")):
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(
+            command, cwd=ROOT, env={"PATH": "/usr/bin", **env}, capture_output=True, text=True
+        )
+        assert done.stdout.split() == [seconds]
+
+
 def test_no_tracked_file_is_over_its_room():
     for path in (*ROOT.glob("slmflow/**/*.py"), *ROOT.glob("steps/*.py")):
         assert len(path.read_text().splitlines()) <= 300, f"{path}: one noun a module, about 250 lines"

@@ -1,6 +1,8 @@
 """What a caller is told of a server that fails, and what is kept out of it."""
 
 import os
+import socketserver
+import threading
 from urllib.parse import quote
 
 import mlflow
@@ -26,6 +28,36 @@ def test_a_password_in_the_address_goes_to_the_variable_that_mlflow_has_for_it(u
         "MLFLOW_TRACKING_USERNAME": user,
         "MLFLOW_TRACKING_PASSWORD": password,
     }
+
+
+@given(words)
+def test_one_word_in_the_address_is_a_token_and_no_name_that_a_message_would_tell(token):
+    environment = {"MLFLOW_TRACKING_URI": f"https://{quote(token, safe='')}@host"}
+    tracking.uncover(environment)
+    assert environment == {"MLFLOW_TRACKING_URI": "https://host", "MLFLOW_TRACKING_TOKEN": token}
+
+
+@pytest.mark.parametrize(
+    ("uri", "bare"),
+    [
+        ("https://me:secret@git.example/x.git#sub", "https://git.example/x.git#sub"),
+        ("https://token@git.example/x", "https://git.example/x"),
+        ("git@git.example:us/x.git", "git@git.example:us/x.git"),
+        ("ssh://git@git.example/us/x", "ssh://git@git.example/us/x"),
+        ("https://git.example/a@b", "https://git.example/a@b"),
+        ("/home/me@work/x", "/home/me@work/x"),
+    ],
+)
+def test_an_address_is_told_without_name_and_password_where_it_can_do_without(uri, bare):
+    assert tracking.without_userinfo(uri) == bare
+
+
+def test_only_a_server_that_was_away_is_an_outage(server):
+    line = one_line(failed(lambda: mlflow.MlflowClient().get_run("0" * 32)))
+    assert tracking.is_outage(line)
+    assert tracking.is_outage(f"slmflow fetch: {line}")
+    for other in ("tracking server http://a: does not know user me", "fetch: the disk is full", ""):
+        assert not tracking.is_outage(other)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +102,25 @@ def test_a_server_that_is_away_has_one_line_in_every_shape_that_mlflow_gives_it(
     for error in shapes:
         assert tracking.problem_of(error) == one_line(error)
         assert "tracking server http://127.0.0.1:9: no answer (Connection refused)" in one_line(error)
+
+
+def test_an_answer_that_breaks_off_is_an_outage_and_mlflow_does_not_ask_again(server):
+    asked = []
+
+    class Half(socketserver.StreamRequestHandler):
+        def handle(self):
+            asked.append(self.rfile.readline())
+            self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{"run":')
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Half) as half:
+        threading.Thread(target=half.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{half.server_address[1]}"
+        os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+        mlflow.set_tracking_uri(uri)
+        error = failed(lambda: mlflow.MlflowClient().get_run("0" * 32))
+        half.shutdown()
+    assert len(asked) == 1
+    assert tracking.is_outage(one_line(error)), one_line(error)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ class Child(Protocol):
     def ending(self, status: int) -> str:
         """Why it ended with a status other than 0, where its run does not say."""
 
+    def interrupt(self) -> None:
+        """Ask it to stop; returns at once."""
+
     def stop(self) -> None:
         """Stop it; returns when nothing of it runs any more."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmflow.backends import new_text
+from slmflow.backends.run_step import QUIET
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.liveness import heartbeat
 from slmflow.workflow.locks import INHERITED, take_step_lock
@@ -54,7 +55,9 @@ class Process:
         """Start it. The share of the host's step lock passes to it and is closed here."""
         self.log = log
         self._read = 0
+        self._asked: float | None = None
         environment = {
+            **({} if sys.stdout.isatty() else QUIET),
             **os.environ,
             "MLFLOW_RUN_ID": run.info.run_id,
             "MLFLOW_EXPERIMENT_ID": run.info.experiment_id,
@@ -96,10 +99,16 @@ class Process:
         """The signal's name, or the status."""
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
+    def interrupt(self) -> None:
+        """Interrupt it and its own children."""
+        if self._asked is None:
+            self._asked = time.monotonic()
+            self._signal(signal.SIGINT)
+
     def stop(self) -> None:
         """Interrupt it and its own children, and kill what does not end within GRACE_SECONDS."""
-        self._signal(signal.SIGINT)
-        until = time.monotonic() + GRACE_SECONDS
+        self.interrupt()
+        until = (self._asked or 0.0) + GRACE_SECONDS
         while self.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
         self._signal(signal.SIGKILL)

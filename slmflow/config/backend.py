@@ -10,6 +10,16 @@ from omegaconf import MISSING
 
 from slmflow.config.ranges import in_range
 
+CREDENTIALS = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|APIKEY|(?<![A-Z])KEY)S?(?![A-Z])")
+"""In a variable's name, in capitals."""
+
+
+def is_credential(name: str, value: str) -> bool:
+    """Whether an environment variable looks like a credential, by its name or its value."""
+    from slmflow.workflow.checkout import SECRETS
+
+    return bool(CREDENTIALS.search(name.upper()) or SECRETS.search(value.encode()))
+
 
 @dataclass
 class BackendConfig:
@@ -67,6 +77,14 @@ class DatabricksBackendConfig(BackendConfig):
             if not re.fullmatch(r"[\w.@-]+/[\w.@-]+", place):
                 # The value may be the secret itself, so it is not repeated.
                 raise ValueError(f"backend.secrets.{name}: must be scope/key of a Databricks secret")
+        own = self.new_cluster.get("spark_env_vars") or {}
+        for place, variables in (("environment", self.environment), ("new_cluster.spark_env_vars", own)):
+            for name, value in variables.items():
+                if is_credential(str(name), str(value)):
+                    raise ValueError(
+                        f"backend.{place}.{name}: looks like a credential, which would be recorded; keep it "
+                        f"as a Databricks secret and name that by backend.secrets.{name}=scope/key"
+                    )
         if self.folder and not self.folder.startswith("/"):
             raise ValueError(
                 f"backend.folder={self.folder!r}: must be absolute, such as /Workspace/Shared/slmflow"

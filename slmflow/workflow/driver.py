@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import mlflow
@@ -14,18 +14,12 @@ from mlflow import MlflowClient
 from slmflow.backends import Backend, Child, backend_of
 from slmflow.errors import SlmflowError
 from slmflow.registry.admission import refuse_early
-from slmflow.tracking import last_words, problem_of
+from slmflow.tracking import is_outage, last_words
 from slmflow.workflow import launch, report, runs
-from slmflow.workflow.liveness import (
-    HEARTBEAT_TAG,
-    beating,
-    close,
-    is_alive,
-    is_ours_and_dead,
-    remove_scratch,
-)
+from slmflow.workflow.ending import close_children, last_line, reap, stop, warn_of_private_files
+from slmflow.workflow.liveness import HEARTBEAT_TAG, beating, is_alive, remove_scratch
 from slmflow.workflow.locks import held
-from slmflow.workflow.lookup import found_of, open_store
+from slmflow.workflow.lookup import open_store
 from slmflow.workflow.plan import (
     KIND_TAG,
     Item,
@@ -37,7 +31,6 @@ from slmflow.workflow.plan import (
     parameters_of,
     settle,
 )
-from slmflow.workflow.steps import STEPS
 from slmflow.workflow.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -49,6 +42,10 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.05
 WAIT_SECONDS = 1.0
 """Between two looks at a step that another driver is at."""
+RESTARTS = 1
+"""How often a step is started again that ended because the tracking server did not answer it."""
+RESTART_SECONDS = 15.0
+"""Before the first such start, twice that before the second, and so on."""
 
 
 def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent: Run) -> None:
@@ -67,6 +64,8 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
     with beating(parent.info.run_id):
         store = open_store(parent.info.experiment_id)
         reap(parent)
+        if launch.is_job(parent.data.tags):
+            warn_of_private_files()
         items = make_plan(step, variants, store)
         what = f"export {first.choices['export']}" if len(variants) == 1 else f"{len(variants)} variants"
         print(f"slmflow {step}: {first.config.model.name}, {what}, {len(items)} steps", flush=True)
@@ -78,35 +77,28 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         blocked = [item for item in items if item.state is State.blocked]
         if blocked:
             raise SlmflowError(f"{blocked[0].name} is blocked: {blocked[0].reason}")
-        resume = f"  to go on where it stopped:\n    {launch.start_command(parent, arguments)}"
-        backend = backend_of(first.config.backend)
-        driver = Driver(items, store, parent, backend, keep_going=len(variants) > 1)
+        resume = f"  to go on where it stopped:\n    {launch.start_command(parent, arguments, step)}"
         try:
+            backend = backend_of(first.config.backend)
+            driver = Driver(items, store, parent, backend, keep_going=len(variants) > 1)
             driver.run()
         except BaseException as error:
             with last_words(error):
                 mlflow.log_dict(as_dict(items), runs.PLAN)
                 report.finish(parent, items, whole=False, notes=variants[0].left_out)
-            if problem_of(error):
+            if isinstance(error, Exception):
                 print(resume, file=sys.stderr, flush=True)
             raise
         mlflow.log_dict(as_dict(items), runs.PLAN)
-        report.finish(parent, items, whole=True, notes=variants[0].left_out)
+        try:
+            report.finish(parent, items, whole=True, notes=variants[0].left_out)
+        except Exception:  # a registry that refuses the promotion, above all
+            print(resume, file=sys.stderr, flush=True)
+            raise
         print(f"run {parent.info.run_id}", flush=True)
         if driver.failed:
             print(resume, file=sys.stderr, flush=True)
             raise SlmflowError("; ".join(f"{name} failed: {why}" for name, why in driver.failed.items()))
-
-
-def reap(parent: Run) -> None:
-    """Close the runs of this project that the store calls RUNNING and whose process is dead."""
-    running = MlflowClient().search_runs([parent.info.experiment_id], "attributes.status = 'RUNNING'")
-    source = parent.data.tags.get("mlflow.source.name", "")
-    for run in running:
-        found = found_of(run)
-        if found.run_id != parent.info.run_id and is_ours_and_dead(found, ("main", *STEPS), source):
-            close(found, "its process died")
-            print(f"  closed run {found.run_id} ({found.name}), whose process died", flush=True)
 
 
 class Driver:
@@ -125,6 +117,8 @@ class Driver:
         self._parallel = items[0].composition.config.driver.parallel if items else 1
         self._ids: dict[str, str] = {}
         self._running: dict[str, tuple[Item, Run, Child, float]] = {}
+        self._restarts: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
         self._look_again = 0.0
         self._terminal = Terminal(max(len(item.name) for item in items))
 
@@ -148,7 +142,7 @@ class Driver:
                 settle(item, self._store)
             if item.state is State.cached:
                 self._reuse(item)
-            elif item.state is State.run and len(self._running) < self._parallel:
+            elif item.state is State.run and len(self._running) < self._parallel and self._is_due(item):
                 self._launch(item)
         if look:
             self._look_again = time.monotonic() + WAIT_SECONDS
@@ -168,6 +162,9 @@ class Driver:
             if open_:
                 return False
         return all(need in self._ids for need in item.needs.values())
+
+    def _is_due(self, item: Item) -> bool:
+        return time.monotonic() >= self._not_before.get(item.name, 0.0)
 
     def _is_open(self, item: Item) -> bool:
         """Whether an item may still come to its end."""
@@ -240,23 +237,22 @@ class Driver:
         if now.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, status="FAILED")
         remove_scratch(run.info.artifact_uri)
+        told = now.data.tags.get(runs.ERROR_TAG) or last_line(child.log)
         cause = now.data.tags.get(runs.ERROR_TAG) or child.ending(status)
         if runs.ERROR_TAG not in now.data.tags:
             client.set_tag(run.info.run_id, runs.ERROR_TAG, cause)
+        done = self._restarts.get(name, 0)
+        if is_outage(told) and done < RESTARTS:
+            pause = RESTART_SECONDS * (done + 1)
+            self._restarts[name], self._not_before[name] = done + 1, time.monotonic() + pause
+            self._terminal.line(f"↻ {name}  {told}; started again in {pause:.0f} s", error=True)
+            return
         item.state, self.failed[name] = State.failed, cause
         self._terminal.line(f"✗ {name}  {cause}\n  its log: {report.log_place(now, child.log)}", error=True)
 
     def _stop_children(self) -> None:
         """Interrupted: end the children, and leave no run of theirs RUNNING."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        for item, run, child, _ in self._running.values():
-            self._terminal.line(f"✗ {item.name}  stopped, run {run.info.run_id}", error=True)
-            child.stop()
-            found = self._store.run(run.info.run_id)
-            if found is not None and found.status != "FINISHED":
-                close(found, "stopped with its driver")
+        children = [(item.name, run, child) for item, run, child, _ in self._running.values()]
+        stop(children, partial(self._terminal.line, error=True))
         # The interruption may have come between making a run and starting its process.
-        for left in runs.children(self._parent):
-            if left.info.status == "RUNNING":
-                close(found_of(left), "stopped with its driver")
+        close_children(self._parent)

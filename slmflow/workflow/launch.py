@@ -13,6 +13,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Param
 
+from slmflow.tracking import without_userinfo
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, checkout, installed
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.liveness import HEARTBEAT_TAG, heartbeat
@@ -28,6 +29,8 @@ CLAIM_TAG = "slmflow.claim"
 """Of a child: a mark of the one request that made it."""
 ARGUMENTS_TAG = "slmflow.arguments"
 """The words of a driver's command line, as JSON."""
+JOB_TAG = "mlflow.databricks.runURL"
+"""Of a run that MLflow's own Databricks backend carries out: the job's page."""
 PATCH = "checkout.patch"
 """Artifact with what the project's folder had beside its commit."""
 ENVIRONMENT = "installed.txt"
@@ -76,22 +79,41 @@ def _close_twins(client: MlflowClient, run: Run) -> None:
             client.set_terminated(twin.info.run_id, status="KILLED")
 
 
-def start_command(parent: Run, arguments: dict[str, str]) -> str:
-    """The command that a driver's run was started with, which also resumes it."""
+def start_command(parent: Run, arguments: dict[str, str], step: str = "") -> str:
+    """The command that a driver's run was started with, which also resumes it.
+
+    `step` is the entry point where neither `mlflow run` nor the step itself has put it on the run yet.
+    """
     tags = parent.data.tags
-    source = tags.get("mlflow.source.name", "")
-    if "://" not in source or source.removeprefix("file://").partition("#")[0].rstrip("/") == str(ROOT):
-        words = ["mlflow", "run", str(ROOT)]
-    else:  # a git URI: what it was cloned to is gone by then
-        words = ["mlflow", "run", source, "-v", tags.get("mlflow.source.git.commit", "main")]
-    if (entry := tags.get("mlflow.project.entryPoint", tags.get(STEP_TAG, "main"))) != "main":
+    words = ["mlflow", "run", *_project(tags)]
+    entry = tags.get("mlflow.project.entryPoint") or tags.get(STEP_TAG) or step or "main"
+    if entry != "main":
         words += ["-e", entry]
-    words += ["--env-manager", tags.get("mlflow.project.env", "local")]
+    if is_job(tags):
+        words += ["-b", "databricks", "--backend-config", "databricks/backend.json"]
+    words += ["--env-manager", tags.get("mlflow.project.env", "uv" if is_job(tags) else "local")]
     if parent.info.experiment_id != "0":
-        words += ["--experiment-id", parent.info.experiment_id]
+        # By its name: an id beside MLFLOW_EXPERIMENT_NAME, which may be exported, is refused by MLflow.
+        words += ["--experiment-name", MlflowClient().get_experiment(parent.info.experiment_id).name]
     for key, value in arguments.items():
         words += ["-P", f"{key}={value}"] if value else []
     return shlex.join(words)
+
+
+def is_job(tags: dict[str, str]) -> bool:
+    """Whether a driver is a job that MLflow's Databricks backend submitted: its folder is gone by then."""
+    return JOB_TAG in tags
+
+
+def _project(tags: dict[str, str]) -> list[str]:
+    """Where a driver's project is found again: a folder, a zip, or a git address with its commit."""
+    source = without_userinfo(tags.get("mlflow.source.name", ""))
+    place = source.removeprefix("file://").partition("#")[0].rstrip("/")
+    if "://" in place or (source.startswith("file://") and place != str(ROOT) and not is_job(tags)):
+        return [source, "-v", tags.get("mlflow.source.git.commit", "main")]  # its clone is gone by then
+    if is_job(tags):
+        return [f"<clone at {tags.get(COMMIT_TAG, 'its commit')}>" if place.endswith(".zip") else place]
+    return [place if place.endswith(".zip") else str(ROOT)]
 
 
 def arguments_of(driver: Run) -> dict[str, str]:

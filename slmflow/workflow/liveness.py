@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from slmflow.artifacts import folder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from slmflow.workflow.lookup import Found
 
@@ -25,6 +25,10 @@ HEARTBEAT_TAG = "slmflow.heartbeat"
 INTERVAL_SECONDS = 20.0
 LEASE_SECONDS = 120.0
 """A run on another host whose heartbeat is older is taken for dead. Clocks must agree to within it."""
+SECOND_LOOK_SECONDS = 45.0
+"""Between two looks at such a run before it is closed: after an outage a living process beats again."""
+BEAT_SECONDS = 10
+"""For the answer to one heartbeat, which is not asked twice: the next one comes soon."""
 UNCLAIMED_SECONDS = 60.0
 """A run of ours that `mlflow run` made, but that no process of ours took up, is dead after that."""
 BUILDING_SECONDS = 3600.0
@@ -57,18 +61,26 @@ def _started(pid: int) -> float | None:
         return None
 
 
-def is_alive(tag: str | None, *, now: float | None = None) -> bool:
-    """Whether a heartbeat is of a living process: by its pid on its own host, else by its age."""
+def _read(tag: str | None) -> dict[str, Any] | None:
+    """A heartbeat; None where the tag holds none."""
     try:
         beat: dict[str, Any] = json.loads(tag or "")
-        at, where, pid, started = beat["at"], beat["host"], beat["pid"], beat["started"]
+        return {name: beat[name] for name in ("at", "host", "pid", "started")}
     except (ValueError, KeyError, TypeError):
+        return None
+
+
+def is_alive(tag: str | None, *, now: float | None = None) -> bool:
+    """Whether a heartbeat is of a living process: by its pid on its own host, else by its age."""
+    beat = _read(tag)
+    if beat is None:
         return False
-    if where == host():
-        begun = _started(pid)
+    started = beat["started"]
+    if beat["host"] == host():
+        begun = _started(beat["pid"])
         # A pid comes back: it is the same process only if it began at the same time.
         return begun is not None and started is not None and abs(begun - started) < 1
-    return bool((time.time() if now is None else now) - at < LEASE_SECONDS)
+    return bool((time.time() if now is None else now) - beat["at"] < LEASE_SECONDS)
 
 
 @contextlib.contextmanager
@@ -84,7 +96,7 @@ def beating(run_id: str) -> Iterator[None]:
         while not over.wait(INTERVAL_SECONDS):
             # A store that is away for a while costs a beat, not the step.
             with contextlib.suppress(Exception):
-                client.set_tag(run_id, HEARTBEAT_TAG, heartbeat())
+                beat_once(run_id)
 
     thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
     thread.start()
@@ -93,6 +105,64 @@ def beating(run_id: str) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def beat_once(run_id: str) -> None:
+    """Put this process's heartbeat on a run: one request, given up soon.
+
+    MLflow repeats a request for minutes, in which a server that came back would hear nothing.
+    """
+    from mlflow import MlflowClient
+    from mlflow.store.tracking.rest_store import RestStore
+    from mlflow.tracking._tracking_service.utils import _get_store
+    from mlflow.utils.rest_utils import http_request_safe
+
+    store = _get_store()
+    if not isinstance(store, RestStore):
+        MlflowClient().set_tag(run_id, HEARTBEAT_TAG, heartbeat())
+        return
+    http_request_safe(
+        store.get_host_creds(),
+        "/api/2.0/mlflow/runs/set-tag",
+        "POST",
+        max_retries=0,
+        retry_timeout_seconds=BEAT_SECONDS,
+        timeout=BEAT_SECONDS,
+        json={"run_id": run_id, "run_uuid": run_id, "key": HEARTBEAT_TAG, "value": heartbeat()},
+    )
+
+
+def beat_where_silent(run_id: str) -> None:
+    """Beat for a run that is carried out elsewhere, unless the process that does so has beaten lately."""
+    from mlflow import MlflowClient
+
+    with contextlib.suppress(Exception):  # a store that is away costs a beat
+        tag = MlflowClient().get_run(run_id).data.tags.get(HEARTBEAT_TAG)
+        beat = _read(tag)
+        own = beat is not None and (beat["host"], beat["pid"]) == (host(), os.getpid())
+        if beat is None or own or time.time() - beat["at"] > 3 * INTERVAL_SECONDS:
+            beat_once(run_id)
+
+
+def still_dead(runs: list[Found], look: Callable[[str], Found | None]) -> list[Found]:
+    """Those of some dead runs that are dead at a second look, where the first one cannot tell for certain.
+
+    On this host a process is there or is not. On another it may live and have been unheard for a while.
+    """
+    beats = {run.run_id: _read(run.tags.get(HEARTBEAT_TAG)) for run in runs}
+    unsure = [run for run in runs if (beat := beats[run.run_id]) is not None and beat["host"] != host()]
+    if not unsure:
+        return runs
+    time.sleep(SECOND_LOOK_SECONDS)
+    found = {run.run_id: look(run.run_id) for run in unsure}
+    beaten = {
+        run.run_id
+        for run in unsure
+        if (now := found[run.run_id]) is None
+        or now.status != "RUNNING"
+        or now.tags.get(HEARTBEAT_TAG) != run.tags[HEARTBEAT_TAG]
+    }
+    return [run for run in runs if run.run_id not in beaten]
 
 
 def is_ours_and_dead(run: Found, entry_points: tuple[str, ...], source: str) -> bool:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from slmflow.artifacts import folder_of, local_path, stored_json
-from slmflow.errors import SlmflowError
+from slmflow.errors import DamagedError, SlmflowError
 from slmflow.files import read_json, sha256_of
 from slmflow.packaging.weights import location_of, refuse_weightless
 from slmflow.tracking import raise_problem
@@ -129,7 +129,7 @@ def _downloaded(run: Run, uri: str, digests: dict[str, str]) -> Path:
 
     try:
         return downloads.tree(uri, digests)
-    except SlmflowError as error:
+    except DamagedError as error:
         raise _damaged(run, str(error)) from None
 
 
@@ -137,7 +137,7 @@ def local_path_of(run: Run, path: str) -> Path:
     """An artifact of a run as a local path, unchecked. Raises SlmflowError when the run does not have it."""
     try:
         return local_path(f"{run.info.artifact_uri}/{path}")
-    except SlmflowError:
+    except DamagedError:
         raise _damaged(run, f"{path} is gone") from None
 
 

@@ -184,4 +184,17 @@ def active_run(step: str) -> Any:
             hint = "name an experiment: export MLFLOW_EXPERIMENT_NAME=/Users/<you>/slmflow"
         raise SlmflowError(f"tracking store {store}: {str(error).splitlines()[0]}; {hint}") from None
     with context as run:
-        yield run
+        yield _without_userinfo(run)
+
+
+def _without_userinfo(run: Run) -> Run:
+    """The run, after what `mlflow run` put on it of a git address's user name and password was taken off."""
+    from mlflow import MlflowClient
+
+    from slmflow.tracking import without_userinfo
+
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith("mlflow.")}
+    covered = {name: bare for name, value in tags.items() if (bare := without_userinfo(value)) != value}
+    for name, bare in covered.items():
+        MlflowClient().set_tag(run.info.run_id, name, bare)
+    return MlflowClient().get_run(run.info.run_id) if covered else run

@@ -1,12 +1,15 @@
 """databricks.yml and databricks/backend.json are what the service takes, and say what the graph says."""
 
 import json
+import os
 import re
+import subprocess
 
 import pytest
 from databricks.bundles.jobs import Job
 from databricks.sdk.service.compute import ClusterSpec, Library
 
+from slmflow.workflow.checkout import SECRET_NAMES
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.graph import graph
 from tests.backends.bundle import bundle
@@ -70,3 +73,47 @@ def test_the_backend_configuration_is_a_cluster_and_libraries():
     assert [Library.from_dict(one).as_dict() for one in config["libraries"]] == config["libraries"]
     (uv,) = config["libraries"]
     assert uv["pypi"]["package"] in (ROOT / "requirements-dev.txt").read_text().splitlines()
+
+
+def test_no_file_that_is_named_as_credentials_are_nor_any_store_is_brought_to_the_workspace():
+    excluded = bundle()["sync"]["exclude"]
+    for pattern in SECRET_NAMES:
+        assert f"**/{pattern}" in excluded
+    for own in (".venv/**", "mlflow.db*", "mlruns/**", "mlartifacts/**"):
+        assert own in excluded
+
+
+@pytest.mark.parametrize("name", [".env", ".env.local", ".netrc", "deploy.pem", "mlflow.db-wal", ".venv"])
+def test_git_does_not_offer_what_is_private(name):
+    ignored = subprocess.run(["git", "check-ignore", "-q", "--no-index", name], cwd=ROOT)
+    assert ignored.returncode == 0
+
+
+MAKE_DATABRICKS = ["make", "-o", ".venv/.installed", "databricks", "ACTIVATE=true"]
+
+
+def made(tmp_path, **more) -> subprocess.CompletedProcess[str]:
+    """`make databricks` with a stand-in for mlflow that only says what it is given."""
+    (tmp_path / "mlflow").write_text('#!/bin/sh\nls -l "$2" >/dev/null && echo "mlflow $*"\n')
+    (tmp_path / "mlflow").chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "TMPDIR": str(tmp_path / "tmp"), **more}
+    return subprocess.run(MAKE_DATABRICKS, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_make_databricks_tells_what_it_sends_and_leaves_nothing_behind(tmp_path):
+    done = made(tmp_path, MLFLOW_TRACKING_URI="databricks")
+    assert done.returncode == 0, done.stderr
+    assert "-e register -b databricks" in done.stdout
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout
+    changed = len(status.splitlines())
+    assert (f"{changed} changed or new files are not sent" in done.stdout) == bool(changed)
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_make_databricks_refuses_an_address_with_a_password(tmp_path):
+    done = made(tmp_path, MLFLOW_TRACKING_URI="https://me:planted@host")
+    assert done.returncode != 0
+    assert "MLFLOW_TRACKING_URI holds a password" in done.stderr
+    assert "planted" not in done.stdout + done.stderr

@@ -34,7 +34,7 @@ class Files:
         body = request.body
         place = self.place(body["path"])
         content = base64.b64decode(body["content"])
-        if len(content) > IMPORT_LIMIT:
+        if len(body["content"]) > IMPORT_LIMIT:
             raise RefusedError(
                 400, "MAX_NOTEBOOK_SIZE_EXCEEDED", "File size imported is larger than 10485760 bytes"
             )

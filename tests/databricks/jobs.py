@@ -14,6 +14,9 @@ from tests.databricks.rest import Request, invalid
 
 COMPUTES = ("new_cluster", "existing_cluster_id", "environment_key", "job_cluster_key")
 ENDED = ("TERMINATED", "SKIPPED", "INTERNAL_ERROR")
+RUNTIME = Path(__file__).parent / "runtime"
+"""What stands for the runtime's own `dbruntime`: credentials that belong to one process."""
+AS_TASK = 'export STAND_IN_TASK=$$; exec "$@"'
 RSYNC = '#!/bin/bash\n# The runtime has rsync; this machine need not.\nexec cp -n "${@: -2:1}" "${@: -1}"/\n'
 
 
@@ -21,11 +24,12 @@ class Jobs:
     def __init__(self, folder: Path, environment: dict[str, str], secrets: dict[str, str]) -> None:
         self.folder = folder
         self.environment = environment
-        """Of every cluster: how it reaches the workspace."""
+        """Of a client: how it reaches the workspace."""
         self.secrets = secrets
         self.jobs: dict[int, dict] = {}
         self.tokens: dict[str, int] = {}
         self.dying: list[str] = []
+        self.without_libraries: list[str] = []
         self.url = ""
         self.lock = threading.RLock()
         tools = folder / "bin"
@@ -92,12 +96,17 @@ class Jobs:
             for name, value in variables.items()
         }
         kept = ("SLMFLOW_LOCKS", "PIP_FIND_LINKS", "PIP_CERT")
+        reach = dict(self.environment)
+        if "spark_python_task" in task:  # a shell's task: by what road it gets them is MLflow's affair
+            host, token = reach.pop("DATABRICKS_HOST"), reach.pop("DATABRICKS_TOKEN")
+            own = {"PYTHONPATH": str(RUNTIME), "STAND_IN_HOST": host, "STAND_IN_TOKEN": token}
+            reach = {name: value for name, value in reach.items() if not name.startswith("MLFLOW_")} | own
         return {
             "PATH": f"{self.folder / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin",
             "HOME": str(home),
             "DATABRICKS_RUNTIME_VERSION": "15.4",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            **self.environment,
+            **reach,
             **{name: os.environ[name] for name in kept if name in os.environ},
             **resolved,
             **task.get("shell_command_task", {}).get("env_vars", {}),
@@ -114,6 +123,11 @@ class Jobs:
 
     def start(self, job: dict, one: dict) -> None:
         task, run_id = one["task"], one["run_id"]
+        if task["task_key"] in self.without_libraries:
+            self.without_libraries.remove(task["task_key"])
+            one["error"] = f"Library installation failed on the cluster of run {run_id}"
+            self.end(one, "INTERNAL_ERROR", "FAILED", f"run failed with error message: {one['error']}")
+            return
         clean = self.folder / "clusters" / str(run_id)
         environment = self.environment_of(task, clean)
         if "spark_python_task" in task:
@@ -127,7 +141,7 @@ class Jobs:
         ]
         with (clean / "log").open("ab") as log:
             one["process"] = subprocess.Popen(
-                [self.here(word, run_id) for word in words], cwd=clean, env=environment,
+                ["/bin/sh", "-c", AS_TASK, "sh", *(self.here(word, run_id) for word in words)], cwd=clean, env=environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         one["state"] = {"life_cycle_state": "RUNNING", "state_message": "In run"}
@@ -155,7 +169,9 @@ class Jobs:
             elif status == 0:
                 self.end(one, "TERMINATED", "SUCCESS", "")
             else:
-                self.end(one, "TERMINATED", "FAILED", f"SystemExit: {status}")
+                one["error"] = f"SystemExit: {status}"
+                one["error_trace"] = f"SystemExit                Traceback\n{one['error']}"
+                self.end(one, "TERMINATED", "FAILED", "Workload failed, see run output for details")
 
     def end(self, one: dict, state: str, result: str, message: str) -> None:
         one["attempts"] = one.get("attempts", 0) + 1
@@ -197,7 +213,10 @@ class Jobs:
 
     def output(self, request: Request) -> dict:
         run_id = int(request.body["run_id"])
-        return {"logs": self.log(run_id), "logs_truncated": False, "metadata": {"run_id": run_id}}
+        (one,) = [t for job in self.jobs.values() for t in job["tasks"].values() if t["run_id"] == run_id]
+        errors = {name: one[name] for name in ("error", "error_trace") if name in one}
+        logs = {"logs": self.log(run_id), "logs_truncated": False} if "process" in one else {}
+        return {**logs, **errors, "metadata": {"run_id": run_id, "state": one["state"]}}
 
     def cancel(self, request: Request) -> dict:
         self.stop(int(request.body["run_id"]))

@@ -138,8 +138,12 @@ def handler_of(workspace: Workspace) -> type[BaseHTTPRequestHandler]:
                 self.hang_up()
                 return
             raw = self.content()
+            if early == 502:  # of a proxy before the service
+                self.answer(Answer(502, b"<html>Bad Gateway</html>", {"Content-Type": "text/html"}))
+                return
             if early:
-                self.refuse(early, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "come again"})
+                code = "PERMISSION_DENIED" if early == 403 else "TEMPORARILY_UNAVAILABLE"
+                self.refuse(early, {"error_code": code, "message": "come again"})
                 return
             if parts.path == "/.well-known/databricks-config":
                 self.refuse(200, {"oidc_endpoint": f"{workspace.url}/oidc", "workspace_id": "4711"})
@@ -161,10 +165,11 @@ def handler_of(workspace: Workspace) -> type[BaseHTTPRequestHandler]:
             except RefusedError as refusal:
                 self.refuse(refusal.status, refusal.body)
                 return
-            if workspace.fault(line, after=True) is None:
+            late = workspace.fault(line, after=True)
+            if late is None:
                 self.hang_up()
                 return
-            self.answer(found)
+            self.answer(Answer(late, b"<html>") if late else found)
 
         def hang_up(self) -> None:
             self.close_connection = True

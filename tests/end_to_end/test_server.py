@@ -1,5 +1,6 @@
 """The same workflow against a tracking server that hands artifacts on: nothing of it is on a local disk."""
 
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from mlflow import MlflowClient
 from slmflow.workflow import runs
 from slmflow.workflow.outputs import INDEX
 from slmflow.workflow.plan import State
-from tests.conftest import run_project
+from tests.conftest import ROOT, run_project
 from tests.end_to_end.test_cache import ALL, WORDS, plan, states
 from tests.end_to_end.test_tiny_workflow import registry
 from tests.free_port import free_port
@@ -140,3 +141,28 @@ def test_reproduce_finds_the_content_equal_on_the_server(server, remote):
     )
     done = remote(["-e", "reproduce", "-P", f"run_id={parent.info.run_id}"])
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_server_that_was_not_told_its_name_refuses_it_in_one_line_that_says_what_to_do(tmp_path):
+    port = free_port()
+    uri = f"http://127.0.0.2:{port}"  # loopback too, but no name that the server knows by itself
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.2", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
+
+    def asked(*more: str) -> subprocess.CompletedProcess[str]:
+        with (tmp_path / "log").open("w") as log:
+            running = subprocess.Popen([*command, *more], cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_until_up(uri, running)
+            return subprocess.run(
+                [sys.executable, "-m", "slmflow.commands.rollback", "model=none"],
+                cwd=ROOT, env={**os.environ, "MLFLOW_TRACKING_URI": uri}, capture_output=True, text=True,
+            )  # fmt: skip
+        finally:
+            running.terminate()
+            running.wait(30)
+
+    (line,) = asked().stderr.strip().splitlines()
+    assert f"tracking server {uri}: does not answer to this name (Invalid Host header)" in line
+    assert line.endswith(f"start it with --allowed-hosts 127.0.0.2:{port}")
+    assert "Invalid Host" not in asked("--allowed-hosts", f"127.0.0.2:{port}").stderr

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import socketserver
 import subprocess
 import sys
 import time
@@ -10,8 +11,10 @@ import time
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from slmflow.workflow import liveness, locks
+from slmflow.workflow.ending import reap
 from slmflow.workflow.liveness import HEARTBEAT_TAG, beating, close, heartbeat, is_alive, is_ours_and_dead
 from slmflow.workflow.lookup import ClientStore, SqliteStore, found_of, open_store
 from slmflow.workflow.runs import ERROR_TAG
@@ -223,3 +226,55 @@ def test_two_that_want_to_measure_do_so_one_after_the_other(own_locks):
         process.join(30)
         assert process.exitcode == 0
     assert most.value == 1
+
+
+def elsewhere(at: float) -> str:
+    return json.dumps({**json.loads(heartbeat()), "host": "elsewhere", "at": at})
+
+
+@pytest.fixture
+def unheard(store, monkeypatch):
+    """A run on another host whose last heartbeat is too old, and one of a dead process on this host."""
+    monkeypatch.setattr(liveness, "SECOND_LOOK_SECONDS", 0.3)
+    client = MlflowClient()
+    tags = {HEARTBEAT_TAG: elsewhere(time.time() - liveness.LEASE_SECONDS - 10)}
+    return client.create_run("0", tags=tags), client.create_run("0")
+
+
+def status_of(run) -> str:
+    return MlflowClient().get_run(run.info.run_id).info.status
+
+
+def test_a_foreign_run_that_stays_unheard_is_closed_at_the_second_look(unheard):
+    foreign, driver = unheard
+    reap(driver)
+    assert status_of(foreign) == "KILLED"
+
+
+def test_a_foreign_run_that_beats_before_the_second_look_lives(unheard, monkeypatch):
+    foreign, driver = unheard
+
+    def beats(seconds):
+        MlflowClient().set_tag(foreign.info.run_id, HEARTBEAT_TAG, elsewhere(time.time()))
+
+    monkeypatch.setattr(liveness.time, "sleep", beats)
+    reap(driver)
+    assert status_of(foreign) == "RUNNING"
+
+
+def test_the_dead_of_this_host_need_no_second_look(store, monkeypatch):
+    monkeypatch.setattr(liveness.time, "sleep", lambda seconds: pytest.fail("waited"))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    beat = heartbeat(ended.pid)
+    ended.wait()
+    dead = MlflowClient().create_run("0", tags={HEARTBEAT_TAG: beat})
+    reap(MlflowClient().create_run("0"))
+    assert status_of(dead) == "KILLED"
+
+
+def test_a_heartbeat_that_is_not_answered_is_given_up_at_once(store, monkeypatch):
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as silent:
+        monkeypatch.setattr(liveness, "BEAT_SECONDS", 0.2)
+        mlflow.set_tracking_uri(f"http://127.0.0.1:{silent.server_address[1]}")  # accepts, never answers
+        with pytest.raises(MlflowException, match="Read timed out"):
+            liveness.beat_once("0" * 32)
