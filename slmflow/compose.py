@@ -114,19 +114,19 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     return Composition(config, choices, shlex.join(rest), yaml, _base(config.model))
 
 
-def _opened(override: str) -> str:
-    """An override of a mapping that may hold any key as Hydra takes one of a key that it does not know."""
-    key = key_of(override)
-    is_open = any(key == name or key.startswith(f"{name}.") for name in OPEN)
-    return f"++{override}" if is_open and not override.startswith("+") else override
-
-
 def held_back(composition: Composition) -> Composition:
     """The same configuration with `gate.promote=manual`."""
     if composition.config.gate.promote is Promote.manual:
         return composition
     chosen = {name: composition.choices[name] for name in GROUP_PARAMETERS}
     return compose(**chosen, overrides=f"{composition.overrides} gate.promote=manual")
+
+
+def _opened(override: str) -> str:
+    """An override of a mapping that may hold any key as Hydra takes one of a key that it does not know."""
+    key = key_of(override)
+    is_open = any(key == name or key.startswith(f"{name}.") for name in OPEN)
+    return f"++{override}" if is_open and not override.startswith("+") else override
 
 
 def _export_of_codes(words: list[str]) -> list[str]:

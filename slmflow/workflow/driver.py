@@ -90,7 +90,11 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
                 print(resume, file=sys.stderr, flush=True)
             raise
         mlflow.log_dict(as_dict(items), runs.PLAN)
-        report.finish(parent, items, whole=True, notes=variants[0].left_out)
+        try:
+            report.finish(parent, items, whole=True, notes=variants[0].left_out)
+        except Exception:  # a registry that refuses the promotion, above all
+            print(resume, file=sys.stderr, flush=True)
+            raise
         print(f"run {parent.info.run_id}", flush=True)
         if driver.failed:
             print(resume, file=sys.stderr, flush=True)

@@ -13,6 +13,9 @@ from slmflow.monitoring.dataset import lines_of
 from slmflow.monitoring.replay import Replay, as_json, conclusion
 from slmflow.monitoring.report import html, markdown
 from slmflow.monitoring.traces import Row, Traces
+from tests.serving import browser as browsing
+
+browser = browsing.browser
 
 MACHINE = {"cpu": "a <cpu>", "cores": "2", "threads": "2", "system": "Linux"}
 
@@ -99,3 +102,15 @@ def test_what_is_no_number_in_a_request_is_null_in_the_dataset():
     broken = replace(row, request={"prompt": "x", "temperature": math.nan, "stop": [math.inf, "a"]})
     told = json.loads(lines_of([broken]), parse_constant=lambda name: pytest.fail(name))
     assert told["request"] == {"prompt": "x", "temperature": None, "stop": [None, "a"]}
+
+
+def test_on_a_printed_page_the_answers_are_open_and_no_table_is_cut(browser, tmp_path):
+    page_file = tmp_path / "replay.html"
+    page_file.write_text(html(made(60, same, same, lambda at: call("other " * 30))))
+    with browsing.open_page(browser, f"file://{page_file}", viewport={"width": 1047, "height": 718}) as page:
+        assert page.locator(".said td").first.bounding_box()["height"] == 0
+        page.emulate_media(media="print")
+        assert page.locator(".said td").first.bounding_box()["height"] > 0
+        for table in page.locator("table").all():
+            box = table.bounding_box()
+            assert box["x"] + box["width"] <= 1047
