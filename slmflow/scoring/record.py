@@ -30,7 +30,8 @@ def log(place: str, digest: str, output: Path, uri: str, totals: dict[str, float
     from mlflow.data.meta_dataset import MetaDataset
 
     warnings.filterwarnings("ignore", "The specified dataset source can be interpreted")
-    mlflow.log_params({"model_uri": uri, "input": place, "output": str(output)})
+    # `mlflow run` has logged the parameters as they were given, and MLflow takes no second value.
+    mlflow.log_params({"scored_model": uri, "scored_input": place, "scored_output": str(output)})
     mlflow.log_metrics(totals)
     for one, sha256, context in ((place, digest, "input"), (str(output), sha256_of(output), "output")):
         found = MetaDataset(_source(one), name=Path(one).name[:500], digest=sha256[:32])

@@ -16,6 +16,7 @@ from slmflow.scoring.embedded import score as embedded
 from slmflow.scoring.recipe import Recipe
 from slmflow.scoring.table import Table
 from slmflow.scoring.work import Work
+from tests.conftest import run_project
 from tests.scoring.conftest import SPARK, broken_rows, read, score, short_rows, start
 
 
@@ -44,11 +45,26 @@ def test_every_row_is_accounted_for_though_one_in_twenty_is_broken(registered, t
             assert row["finish_reason"] in ("stop", "length")
             assert 0 < row["completion_tokens"] <= 6
     mlflow.set_tracking_uri(registered)
-    (run,) = MlflowClient().search_runs(["0"], "params.output LIKE '%out.jsonl'", max_results=1)
+    (run,) = MlflowClient().search_runs(["0"], f"params.scored_output = '{output}'", max_results=1)
     assert run.data.metrics["rows"] == 300
     assert run.data.metrics["errors"] == 15
     assert {one.tags[0].value for one in run.inputs.dataset_inputs} == {"input", "output"}
     mlflow.set_tracking_uri(None)
+    assert not (tmp_path / "out.jsonl.work").exists()
+
+
+def test_the_command_as_users_type_it_follows_an_alias(registered, tmp_path):
+    """`mlflow run` logs its parameters by itself, and none can be logged twice."""
+    table, output = short_rows(tmp_path / "in.jsonl", 2), tmp_path / "out.jsonl"
+    words = {
+        "model_uri": "models:/tiny-onnx@champion", "input": table, "output": output,
+        "overrides": "score.max_tokens=2",
+    }  # fmt: skip
+    given = [word for name, value in words.items() for word in ("-P", f"{name}={value}")]
+    done = run_project(["-e", "score", *given], tmp_path, MLFLOW_TRACKING_URI=registered)
+    assert done.returncode == 0, done.stderr
+    assert "2 rows to " in done.stdout
+    assert len(read(output)) == 2
     assert not (tmp_path / "out.jsonl.work").exists()
 
 

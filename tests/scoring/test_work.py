@@ -136,7 +136,7 @@ def test_a_start_that_ended_between_output_and_record_is_recorded_by_the_next(ru
     written = output.stat().st_mtime_ns
     assert run(table, output) == 0
     assert output.stat().st_mtime_ns == written
-    found = MlflowClient().search_runs(["0"], f"params.output = '{output}'")
+    found = MlflowClient().search_runs(["0"], f"params.scored_output = '{output}'")
     assert [one.data.metrics["rows"] for one in found if one.info.status == "FINISHED"] == [5]
     assert not (tmp_path / "out.jsonl.work").exists()
     output.write_text("somebody's")
