@@ -30,8 +30,7 @@ def recommend(entries: list[Entry], gate: GateConfig) -> tuple[Entry | None, str
     left_out = [f"{entry.label} ({reasons[entry.run_id]})" for entry in asked if reasons[entry.run_id]]
     passing = groups_of([entry for entry in asked if not reasons[entry.run_id]], "cost")
     if not passing:
-        why = f" Left out: {'; '.join(left_out)}." if left_out else ""
-        return None, f"Ship none of these: no ONNX candidate passes the gate (rule: {RULE}).{why}"
+        return None, f"Ship none of these: no ONNX candidate passes the gate (rule: {RULE}).{_why(left_out)}"
     home = max(passing, key=len)
     fastest = max(_figure(entry, SPEED) for entry in home)
     chosen = min(
@@ -47,8 +46,11 @@ def recommend(entries: list[Entry], gate: GateConfig) -> tuple[Entry | None, str
         if group is not home
         for entry in group
     ]
-    why = f" Left out: {'; '.join(left_out)}." if left_out else ""
-    return chosen, f"Ship {chosen.label}: {', '.join(figures)} (rule: {RULE}).{why}"
+    return chosen, f"Ship {chosen.label}: {', '.join(figures)} (rule: {RULE}).{_why(left_out)}"
+
+
+def _why(left_out: list[str]) -> str:
+    return f" Left out: {'; '.join(left_out)}." if left_out else ""
 
 
 def reason_against(entry: Entry, gate: GateConfig) -> str:

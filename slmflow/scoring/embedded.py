@@ -94,8 +94,7 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:  # what they compute is not kept any more
-            for process in list((self._executor._processes or {}).values()):
-                process.kill()
+            _kill(self._executor)
         self._executor.shutdown(cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
@@ -110,8 +109,8 @@ class Pool:
             made.shutdown()
             raise self.unloadable(error) from None
         except BaseException:
-            self._executor = made
-            self.__exit__(KeyboardInterrupt, None, None)
+            _kill(made)
+            made.shutdown(cancel_futures=True)
             raise
         return made
 
@@ -132,6 +131,11 @@ class Pool:
         """After a death: the others of a broken pool are gone too."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = self._start()
+
+
+def _kill(executor: ProcessPoolExecutor) -> None:
+    for process in list((executor._processes or {}).values()):
+        process.kill()
 
 
 def score(work: Work, uri: str, processes: int, parts: list[int] | None = None) -> Iterator[int]:

@@ -117,8 +117,9 @@ def write_parquet(path: Path, rows: Iterable[dict[str, Any]], columns: list[str]
     fields = [own.field(name) if name in own.names else pa.field(name, pa.string()) for name in columns]
     schema = pa.schema(fields)
 
+    counts = {f"{prefix}{name}" for name in COUNTS}
+
     def typed(row: dict[str, Any]) -> dict[str, Any]:
-        counts = {f"{prefix}{name}" for name in COUNTS}
         return {
             name: value if value is None or name in counts else _valid(_text(value))
             for name, value in row.items()

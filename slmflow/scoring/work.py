@@ -197,8 +197,9 @@ class Work:
 def sized(rows: Iterable[Row], size: int, processes: int) -> Iterator[list[Row]]:
     """Partitions of `size` rows; of a short table smaller ones, so that each process has several."""
     waiting = iter(rows)
-    first = list(islice(waiting, min(size, CHUNK) * PARTS * processes))
-    if len(first) < min(size, CHUNK) * PARTS * processes:
+    enough = min(size, CHUNK) * PARTS * processes
+    first = list(islice(waiting, enough))
+    if len(first) < enough:
         size = min(size, max(SMALLEST, -(-len(first) // (PARTS * processes))))
     return chunks(chain(first, waiting), size)
 
