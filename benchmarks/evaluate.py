@@ -29,6 +29,8 @@ from slmflow.workflow.closure import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from slmflow.quality.candidates import Candidate
+    from slmflow.quality.items import Items
     from slmflow.quality.windows import Window
 
 WINDOWS, SIZE, REPEATS = 5, 512, 3
@@ -87,11 +89,26 @@ def tasks_cost(kind: str, uri: str) -> list[Row]:
             began = time.perf_counter()
             rows.append(measure_tasks(candidate, items, Path(name) / "items.jsonl"))
             seconds.append(time.perf_counter() - began)
-    made = [row(f"{kind}: {len(rows[0])} task items", seconds[0], "s")]
+    made = [row(f"{kind}: {len(rows[0])} task items", seconds[0], "s"), choices_cost(kind, candidate, items)]
     if len(rows) > 1:
         differing = sum(a != b for a, b in zip(*rows, strict=True))
         made.append(row(f"{kind}: task rows that differ the second time", differing, "rows", at_most=0))
     return made
+
+
+def choices_cost(kind: str, candidate: Candidate, items: Items) -> Row:
+    """Multiple choice with each prompt read once, beside a pass over each prompt with each choice."""
+    from slmflow.quality.tasks import log_likelihoods
+
+    asked = [
+        (item.prompt, [f" {choice}" for choice in item.fields["choices"]])
+        for item in items.rows
+        if item.kind == "multiple_choice"
+    ]
+    texts = [candidate.encode(prompt + choice) for prompt, choices in asked for choice in choices]
+    base = timed(lambda: [candidate.logprobs(ids) for ids in texts])
+    seconds = timed(lambda: [log_likelihoods(candidate, *one) for one in asked])
+    return row(f"{kind}: {len(texts)} choices, peer: a pass over each", seconds, "s", base, at_most=0.67)
 
 
 def reference_cost(huggingface: Path, windows: list[Window], place: Path) -> Row:

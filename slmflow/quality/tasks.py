@@ -123,14 +123,20 @@ def log_likelihoods(candidate: Candidate, context: str, continuations: list[str]
     """Ln P(continuation | context) of each, tokenised with the context as lm-evaluation-harness does."""
     # White space at the context's end belongs to the continuation, as there.
     start = len(candidate.encode(context.rstrip()))
+    texts = [candidate.encode(context + continuation) for continuation in continuations]
+    # Where the border's tokens join, at least the last one is the continuation's.
+    firsts = [max(1, min(start, len(ids) - 1)) for ids in texts]
+    common = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False))
+    known = min(*firsts, len(list(common)))
+    if known:
+        found = candidate.continuation_logprobs(texts[0][:known], [ids[known:] for ids in texts])
+    else:
+        known = 1
+        found = [candidate.continuation_logprobs(ids[:1], [ids[1:]])[0] for ids in texts]
     sums = []
-    for continuation in continuations:
-        ids = candidate.encode(context + continuation)
-        logs = candidate.logprobs(ids)
-        # Where the border's tokens join, at least the last one is the continuation's.
-        first = min(start, len(ids) - 1)
-        targets = np.asarray(ids[first:])
-        sums.append(float(logs[np.arange(first - 1, len(ids) - 1), targets].astype(np.float64).sum()))
+    for ids, logs, first in zip(texts, found, firsts, strict=True):
+        scored = np.arange(first, len(ids))
+        sums.append(float(logs[scored - known, np.asarray(ids)[scored]].astype(np.float64).sum()))
     return sums
 
 

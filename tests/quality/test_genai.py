@@ -13,10 +13,10 @@ from mlflow.models import MetricThreshold
 from slmflow.config import PackageConfig
 from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import log_onnx_model
-from slmflow.quality.candidates import OnnxCandidate
 from slmflow.quality.genai import ENVIRONMENT, log_items, trace_answers
 from slmflow.quality.items import Item, Items, read_items
 from slmflow.quality.judge import make_judge
+from slmflow.quality.onnx_candidate import OnnxCandidate
 from slmflow.quality.tasks import measure_tasks
 
 

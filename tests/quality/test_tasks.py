@@ -206,9 +206,13 @@ class Letters:
         return [ord(letter) % 128 for letter in text]
 
     def logprobs(self, ids):
-        self.asked += 1
         weights = 0.5 ** np.arange(128)[::-1]
         return np.tile(np.log(weights / weights.sum()), (len(ids), 1)).astype(np.float32)
+
+    def continuation_logprobs(self, context, continuations):
+        assert context
+        self.asked += len(continuations)
+        return [self.logprobs(context + ids)[len(context) - 1 : -1] for ids in continuations]
 
     def answers(self, chats, new_tokens):
         self.asked += len(chats)
@@ -269,6 +273,17 @@ def test_white_space_at_the_end_of_a_context_is_scored_with_the_choice():
     (with_space,) = log_likelihoods(candidate, "Q: ", ["z"])
     (without,) = log_likelihoods(candidate, "Q:", [" z"])
     assert with_space == without
+
+
+def test_choices_that_join_with_the_whole_context_are_scored_each_after_its_own_first_token():
+    class Joined(Letters):
+        def encode(self, text):
+            return [{"q a": 90, "q b": 91, "q": 92}[text[:3]], *super().encode(text[3:])]
+
+    candidate = Joined()
+    row = candidate.logprobs([0])[0].astype(float)
+    found = log_likelihoods(candidate, "q", [" az", " bzz"])
+    assert found == pytest.approx([row[ord("z")], 2 * row[ord("z")]], rel=1e-6)
 
 
 def test_file_of_another_system_may_begin_with_a_byte_order_mark(tmp_path):
