@@ -1,6 +1,7 @@
 # slmflow. `make` explains; `make run` is the road, `make test` the proof.
 SHELL := /bin/bash
 PYTHON ?= python3.11
+WORKERS ?= 2
 VENV := .venv
 STAMP := $(VENV)/.installed
 ACTIVATE := . $(VENV)/bin/activate
@@ -29,10 +30,10 @@ lint: $(STAMP)  ## ruff and mypy
 	$(ACTIVATE) && ruff check . && ruff format --check . && mypy
 
 test: lint  ## lint, types, and every test that is not slow
-	$(ACTIVATE) && env -u MLFLOW_TRACKING_URI pytest -m "not slow" tests
+	$(ACTIVATE) && env -u MLFLOW_TRACKING_URI pytest -n $(WORKERS) --dist loadscope -m "not slow" tests
 
 test-all: lint  ## every test
-	$(ACTIVATE) && env -u MLFLOW_TRACKING_URI pytest tests
+	$(ACTIVATE) && env -u MLFLOW_TRACKING_URI pytest -n $(WORKERS) --dist loadscope tests
 
 databricks: $(STAMP)  ## the whole workflow as one job of a workspace; CONFIG=… is its cluster, ARGS='-P model=…'
 	@case "$$MLFLOW_TRACKING_URI" in *@*) echo "make: MLFLOW_TRACKING_URI holds a password, which would be part of the job: take it out" >&2; exit 1;; esac; \

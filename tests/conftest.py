@@ -14,6 +14,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Tests run side by side (`pytest -n`): threads of torch that wait must not keep the others' cores busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import slmflow  # switches telemetry off before anything else is imported
 from slmflow.compose import compose
 from slmflow.export import export_folder
@@ -27,10 +30,11 @@ ROOT = Path(slmflow.__file__).parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def own_homes(tmp_path_factory):
-    """No test reads or writes the user's caches, and none may ask a hub."""
+    """No test reads or writes the user's caches, waits for the user's own runs, or may ask a hub."""
     home = tmp_path_factory.mktemp("home")
     os.environ.update(HF_HOME=str(home / "hf"), HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error")
     os.environ["SLMFLOW_ENVIRONMENTS"] = str(home / "environments")
+    os.environ["SLMFLOW_LOCKS"] = str(home / "locks")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = (
         "false"  # seven idle processes a server, each starting Python
     )

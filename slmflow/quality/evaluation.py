@@ -55,8 +55,7 @@ def measure_fidelity(
         start = end
     decoded = _decoded(candidate, windows[0], reference, journal).figures()
     figures = Positions.joined(found).figures()
-    for name in ("kl_mean", "kl_mean_se", "top1_agreement", "top1_agreement_se"):
-        figures[f"decode_{name}"] = decoded[name]
+    figures |= {f"decode_{name}": value for name, value in decoded.items()}
     if reference.greedy:
         figures |= _greedy_prefixes(greedy_answers(candidate, windows), reference.greedy)
     return figures, found

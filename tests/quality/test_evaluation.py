@@ -72,6 +72,9 @@ def test_a_worse_candidate_is_worse_on_both_paths_and_the_same_twice(windows):
     again, _ = measure_fidelity(Table(0, noise=0.5), windows, expected, Journal("b"))
     assert first == again
     assert first["kl_mean"] > 0.01 < first["decode_kl_mean"]
+    assert {name.removeprefix("decode_") for name in first if name.startswith("decode_")} == {
+        name for name in first if not name.startswith(("decode_", "greedy_"))
+    }
     assert first["greedy_prefix_mean"] < 32
     table = window_rows(rows)
     assert len(table["data"]) == 4
