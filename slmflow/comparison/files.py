@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slmflow.comparison.flips import flips_of
 from slmflow.comparison.page import html
 from slmflow.comparison.pareto import front_of, points_of
-from slmflow.comparison.picture import png, svg
+from slmflow.comparison.picture import NARROW, png, svg
 from slmflow.comparison.recommendation import recommend
 from slmflow.comparison.table import NOT_MEASURED, Cell, Table, make_table
 from slmflow.files import write_json, write_text
@@ -33,7 +33,8 @@ def write_comparison(
     front = front_of(points)
     chosen, sentence = recommend(entries, gate)
     flips = flips_of(entries, table.baseline)
-    page = html(table, svg(points, front), sentence, chosen.run_id if chosen else "", flips, name)
+    pictures = svg(points, front) + svg(points, front, NARROW)
+    page = html(table, pictures, sentence, chosen.run_id if chosen else "", flips, name)
     write_text(folder / "comparison.html", page)
     on_front = {point.entry.run_id for point in front}
     write_json(

@@ -22,7 +22,7 @@ def html(table: Table, picture: str, sentence: str, chosen: str, flips: list[Fli
     notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes)
     body = f'<p class="lead">{escape(sentence)}</p>{notes}{_table(table, chosen, lead=True)}'
     if picture:
-        body += f'<h2>What is traded</h2><div class="scroll">{picture}</div><p>{TRADED}</p>'
+        body += f"<h2>What is traded</h2>{picture}<p>{TRADED}</p>"
     body += _flips(flips, table.baseline.label)
     body += f"<h2>Every figure</h2>{_table(table, chosen, lead=False)}{_meanings(table)}"
     script, style = ((HERE / file).read_text(encoding="utf-8") for file in ("sort.js", "page.css"))

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from slmflow.comparison.pareto import Point
 
 WIDTH, HEIGHT = 720, 380
+NARROW = 390
+"""Pixels of the page's second picture, which a telephone shows."""
 LEFT, RIGHT, TOP, BOTTOM = 88, 150, 16, 46
 LEAST = 1e-6
 """Divergences below it are drawn there: nobody ships one for being closer than that."""
 LINE, LETTER = 15, 6.6
 """Pixels between the baselines of two labels one above the other, at least; and of a letter's width."""
-LONGEST = 30
-"""Letters of a label that are shown; the mark's title has all of it."""
+LONGEST, SHORT = 30, 21
+"""Letters of a label that are shown, and in a narrow picture; the mark's title has all of it."""
 
 
 def floor_of(points: list[Point]) -> float:
@@ -27,27 +29,30 @@ def floor_of(points: list[Point]) -> float:
     return max(min((point.kl for point in points if point.kl > 0), default=1.0) / 10, LEAST)
 
 
-def svg(points: list[Point], front: list[Point]) -> str:
-    """An inline SVG in the page's own colours; empty for fewer than two points."""
+def svg(points: list[Point], front: list[Point], width: int = WIDTH) -> str:
+    """An inline SVG in the page's own colours; empty for fewer than two points.
+
+    In a narrow one no room is kept for labels beside the marks: they stand over the grid.
+    """
     if len(points) < 2:
         return ""
-    least = floor_of(points)
-    x = _Scale([point.size / 1e6 for point in points], LEFT, WIDTH - RIGHT)
+    least, end = floor_of(points), width - (RIGHT if width == WIDTH else TOP)
+    x = _Scale([point.size / 1e6 for point in points], LEFT, end)
     y = _Scale([max(point.kl, least) for point in points], HEIGHT - BOTTOM, TOP)
     fastest = max(point.speed for point in points)
     parts = [
-        f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>',
+        f'<path class="axis" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{end}"/>',
         *(
             f'<path class="grid" d="M{x.at(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/><text class="tick" '
             f'text-anchor="middle" x="{x.at(tick):.1f}" y="{HEIGHT - BOTTOM + 18}">{tick:g}</text>'
             for tick in x.ticks()
         ),
         *(
-            f'<path class="grid" d="M{LEFT} {y.at(tick):.1f}H{WIDTH - RIGHT}"/><text class="tick" '
+            f'<path class="grid" d="M{LEFT} {y.at(tick):.1f}H{end}"/><text class="tick" '
             f'text-anchor="end" x="{LEFT - 8}" y="{y.at(tick) + 4:.1f}">{_tick(tick, least)}</text>'
             for tick in y.ticks()
         ),
-        f'<text class="tick" text-anchor="middle" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}">'
+        f'<text class="tick" text-anchor="middle" x="{(LEFT + end) / 2}" y="{HEIGHT - 8}">'
         "size, MB · smaller is better ←</text>",
         f'<text class="tick" transform="rotate(-90 12 {(TOP + HEIGHT - BOTTOM) / 2})" text-anchor="middle" '
         f'x="12" y="{(TOP + HEIGHT - BOTTOM) / 2}">← closer to the reference · KL divergence</text>',
@@ -56,32 +61,33 @@ def svg(points: list[Point], front: list[Point]) -> str:
     for point in sorted(points, key=lambda one: (one.kl, one.size, one.entry.label)):
         across, up = x.at(point.size / 1e6), y.at(max(point.kl, least))
         radius = 4 + 9 * math.sqrt(point.speed / fastest)
-        shown = shortened(point.entry.label)
-        width, beside = LETTER * len(shown), radius + 5
-        left = across + beside if across + beside + width <= WIDTH else max(across - beside - width, 0.0)
-        label_at = _free(left, width, up + 4, taken)
-        taken.append((left, width, label_at))
+        shown = shortened(point.entry.label, LONGEST if width == WIDTH else SHORT)
+        wide, beside = LETTER * len(shown), radius + 5
+        left = across + beside if across + beside + wide <= width else max(across - beside - wide, 0.0)
+        label_at = _free(left, wide, up + 4, taken)
+        taken.append((left, wide, label_at))
         kind = "front" if point in front else "behind"
         label = f"{point.entry.label}, {point.speed:.0f} tokens/s"
         said = f"{label}: {point.size / 1e6:.0f} MB, KL {significant(point.kl)}"
         mark = f'<circle class="{kind}" cx="{across:.1f}" cy="{up:.1f}" r="{radius:.1f}">'
         # Where it stands left of its mark it ends there, however wide the letters are.
-        anchor = f'x="{left:.1f}"' if left > across else f'text-anchor="end" x="{left + width:.1f}"'
+        anchor = f'x="{left:.1f}"' if left > across else f'text-anchor="end" x="{left + wide:.1f}"'
         place = f'{anchor} y="{label_at:.1f}"'
         parts.append(f"{mark}<title>{escape(said)}</title></circle>")
         parts.append(f'<text class="{kind}" {place}>{escape(shown)}</text>')
     title = "Size, KL divergence and speed of each candidate; filled marks are on the Pareto front"
+    kind = "broad" if width == WIDTH else "narrow"
     return (
-        f'<svg class="trade" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">'
+        f'<svg class="trade {kind}" viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{title}">'
         + "".join(parts)
         + "</svg>"
     )
 
 
-def shortened(label: str) -> str:
-    """A label in at most LONGEST letters, on one line."""
+def shortened(label: str, longest: int = LONGEST) -> str:
+    """A label in at most so many letters, on one line."""
     plain = " ".join(label.split())
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
+    return plain if len(plain) <= longest else f"{plain[: longest - 1]}…"
 
 
 def _free(

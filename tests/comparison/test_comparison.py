@@ -17,7 +17,7 @@ from slmflow.comparison.files import write_comparison
 from slmflow.comparison.flips import flips_of
 from slmflow.comparison.groups import letter
 from slmflow.comparison.pareto import Point, front_of, points_of
-from slmflow.comparison.picture import LONGEST, shortened, svg
+from slmflow.comparison.picture import LONGEST, NARROW, WIDTH, shortened, svg
 from slmflow.comparison.recommendation import recommend
 from slmflow.comparison.table import make_table
 from slmflow.compose import compose
@@ -223,16 +223,17 @@ def test_a_label_says_what_was_swept_and_nothing_that_all_have():
     ]
 
 
-def test_labels_in_the_picture_stay_within_it_and_apart():
+@pytest.mark.parametrize("width", [WIDTH, NARROW])
+def test_labels_in_the_picture_stay_within_it_and_apart(width):
     long = [f"{at}_a_variant_with_quite_a_long_name_and_overrides=16" for at in range(6)]
     entries = make_entries(found(*(evaluation(name, size=1e8 + at) for at, name in enumerate(long))))
-    drawn = ElementTree.fromstring(svg(points_of(entries), []))
+    drawn = ElementTree.fromstring(svg(points_of(entries), [], width))
     shown = [one for one in drawn.iter("text") if one.get("class") in ("front", "behind")]
     assert len({one.get("y") for one in shown}) == 6
     for one in shown:
-        at, width = float(one.get("x")), 6.6 * len(one.text)
-        left = at - width if one.get("text-anchor") == "end" else at
-        assert 0 <= left < left + width <= 720
+        at, wide = float(one.get("x")), 6.6 * len(one.text)
+        left = at - wide if one.get("text-anchor") == "end" else at
+        assert 0 <= left < left + wide <= width
         assert 0 < float(one.get("y")) < 380
     assert len(shortened(long[0])) == LONGEST
 

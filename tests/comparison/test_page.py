@@ -40,7 +40,9 @@ def test_nothing_is_wider_than_the_screen_and_nothing_complains(browser, address
     with browsing.open_page(browser, address, viewport=size, color_scheme=scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         expect(page.locator(".lead")).to_contain_text("Ship int8_cpu")
-        expect(page.locator("svg.trade circle")).to_have_count(4)
+        expect(page.locator("svg.trade circle:visible")).to_have_count(4)
+        drawn = page.locator("svg.trade:visible").bounding_box()
+        assert 0 <= drawn["x"] < drawn["x"] + drawn["width"] <= width, "nobody scrolls to see a mark"
         page.locator("summary").click()
         expect(page.locator(".flips td").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
