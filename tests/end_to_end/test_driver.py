@@ -199,7 +199,10 @@ def test_thirty_sudden_deaths_at_random_moments_cost_nothing_but_time(tmp_path, 
         versions = client.search_model_versions(f"name = 'tiny-phi3-{name}'")
         contents = [version.tags["slmflow.fingerprint"] for version in versions]
         assert sorted(contents) == sorted(set(contents)), "no content is registered twice"
-        assert list(client.get_registered_model(f"tiny-phi3-{name}").aliases) == ["champion"]
+        assert len(contents) == seed + 1, "each model that was finished, and this one"
+        aliases = client.get_registered_model(f"tiny-phi3-{name}").aliases
+        standing = {"champion": seed + 1, **({"previous": seed} if seed else {})}
+        assert {alias: int(number) for alias, number in aliases.items()} == standing
     check_every_finished_step(client)
 
 
