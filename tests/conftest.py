@@ -77,6 +77,14 @@ def no_active_experiment():
         os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
 
 
+@pytest.fixture(autouse=True)
+def no_step_lock():
+    """A step that ran in this process shares the host's step lock until the process ends: measuring would wait."""
+    yield
+    with contextlib.suppress(OSError, ValueError):
+        os.close(int(os.environ.pop("SLMFLOW_STEP_LOCK", "")))
+
+
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     """An empty MLflow store in a folder of its own, also the working directory."""
