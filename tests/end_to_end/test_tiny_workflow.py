@@ -255,6 +255,7 @@ def test_a_champion_that_misses_today_stays_and_its_evidence_says_so(workflow, c
     assert (str(version.version), version.tags["gate"]) == ("1", gate)
 
 
+@pytest.mark.slow
 def test_a_challenger_is_promoted_rolled_back_and_not_promoted_again_by_a_run(workflow, client):
     """Last in the file: the registry gets a second version."""
     store, _ = workflow
