@@ -35,6 +35,8 @@ SHOWN = (
 """Turns before each closed question, which show how long an answer is wanted."""
 TOGETHER = 8
 """Questions that are answered between two entries of the journal, by the pipeline as one batch."""
+CONTINUED = 4
+"""Choices that go on from one reading of their context: each holds keys and values of the whole text."""
 MEASURES = {"multiple_choice": "acc", "closed": "exact_match", "instruction": "rules_kept", "json": "valid"}
 """What the score of a kind is called elsewhere."""
 
@@ -122,17 +124,18 @@ def rows_of(table: dict[str, Any]) -> list[Row]:
 def log_likelihoods(candidate: Candidate, context: str, continuations: list[str]) -> list[float]:
     """Ln P(continuation | context) of each, tokenised with the context as lm-evaluation-harness does."""
     # White space at the context's end belongs to the continuation, as there.
-    start = len(candidate.encode(context.rstrip()))
+    border = len(candidate.encode(context.rstrip()))
     texts = [candidate.encode(context + continuation) for continuation in continuations]
     # Where the border's tokens join, at least the last one is the continuation's.
-    firsts = [max(1, min(start, len(ids) - 1)) for ids in texts]
+    firsts = [max(1, min(border, len(ids) - 1)) for ids in texts]
     common = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False))
     known = min(*firsts, len(list(common)))
-    if known:
-        found = candidate.continuation_logprobs(texts[0][:known], [ids[known:] for ids in texts])
-    else:
-        known = 1
-        found = [candidate.continuation_logprobs(ids[:1], [ids[1:]])[0] for ids in texts]
+    size = CONTINUED if known else 1
+    known = max(known, 1)
+    found = []
+    for start in range(0, len(texts), size):
+        part = texts[start : start + size]
+        found += candidate.continuation_logprobs(part[0][:known], [ids[known:] for ids in part])
     sums = []
     for ids, logs, first in zip(texts, found, firsts, strict=True):
         scored = np.arange(first, len(ids))

@@ -275,6 +275,17 @@ def test_white_space_at_the_end_of_a_context_is_scored_with_the_choice():
     assert with_space == without
 
 
+def test_many_choices_hold_no_more_at_once_than_a_few_and_are_scored_alike():
+    class Few(Letters):
+        def continuation_logprobs(self, context, continuations):
+            assert len(continuations) <= 4
+            return super().continuation_logprobs(context, continuations)
+
+    choices = [f" {letter}" for letter in string.ascii_letters]
+    found = log_likelihoods(Few(), "Q:", choices)
+    assert found == [log_likelihoods(Few(), "Q:", [choice])[0] for choice in choices]
+
+
 def test_choices_that_join_with_the_whole_context_are_scored_each_after_its_own_first_token():
     class Joined(Letters):
         def encode(self, text):
