@@ -51,6 +51,18 @@ def test_what_the_user_has_set_stays(begin, monkeypatch):
     assert process.new_output() == b"true\n"
 
 
+@pytest.mark.parametrize(("set_by_user", "said"), [(None, b"1000\n"), ("5", b"5\n")])
+def test_waiting_threads_of_a_step_leave_the_cores_to_the_steps_beside_it(
+    begin, monkeypatch, set_by_user, said
+):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if set_by_user:
+        monkeypatch.setenv("GOMP_SPINCOUNT", set_by_user)
+    process = begin("import os; print(os.environ['GOMP_SPINCOUNT'])")
+    ended(process)
+    assert process.new_output() == said
+
+
 def test_a_step_is_asked_to_stop_once_and_then_made_to(begin, monkeypatch):
     monkeypatch.setattr(local, "GRACE_SECONDS", 0.2)
     code = (
