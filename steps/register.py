@@ -75,6 +75,8 @@ def work(context: Context) -> None:
         print(f"  {name}: {loaded.words}", flush=True)
     again_if_moved(state.register_all)
     registered = state.registered
+    if state.misses and context.config.gate.mode is GateMode.warn:
+        print(f"  the gate was missed: {'; '.join(state.misses)}")
     for version in registered.values():
         alias = f" @{version.alias}" if version.alias else ""
         known = "" if version.created else " (was there already)"
@@ -82,7 +84,8 @@ def work(context: Context) -> None:
         if version.rolled_back:
             print(
                 f"  it was rolled back on {version.rolled_back} and stays so; to promote it all the same: "
-                f"mlflow run . -e promote -P model={version.name} -P version={version.version}"
+                f"mlflow run . -e promote --env-manager local -P model={version.name} "
+                f"-P version={version.version}"
             )
 
 
@@ -125,13 +128,19 @@ class _State:
             name: verdict_on(c.evaluation, c.items, gate, c.registered_name, seen[name])
             for name, c in self._candidates.items()
         }
-        misses = [f"{v.candidate}: {check}" for v in self.verdicts.values() for check in v.misses]
-        if misses and gate.mode is GateMode.enforce:
+        if self.misses and gate.mode is GateMode.enforce:
             self._write()
             mlflow.log_artifact(str(self._context.outputs / "gate.json"))
             there = ", ".join(f"{v.name} v{v.version}" for v in self.registered.values())
             done = f"{there} was registered before, nothing else is" if there else "nothing is registered"
-            raise SlmflowError(f"the gate was missed, {done}: {'; '.join(misses)}")
+            raise SlmflowError(f"the gate was missed, {done}: {'; '.join(self.misses)}")
+
+    @property
+    def misses(self) -> list[str]:
+        """The checks that did not pass, with their candidates."""
+        return [
+            f"{verdict.candidate}: {check}" for verdict in self.verdicts.values() for check in verdict.misses
+        ]
 
     def register_all(self) -> None:
         """Under the locks: repair, judge against the champions of now, register."""

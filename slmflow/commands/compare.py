@@ -40,15 +40,21 @@ def run(argv: list[str]) -> int:
     ids = list(dict.fromkeys(word for word in re.split(r"[\s,]+", given) if word))
     bad = next((word for word in ids if not _ID.fullmatch(word)), None)
     if not ids or bad is not None:
-        raise SlmflowError(f"run_ids={bad or ''}: give the ids of finished evaluations, with commas between")
+        raise SlmflowError(
+            f"run_ids={bad or ''}: give the ids of finished evaluations with commas between, 32 hexadecimal "
+            "digits each"
+        )
     runs = {run.info.run_id: run for run_id in ids for run in evaluated(run_id)}
     if len(runs) < 2:
         raise SlmflowError(f"run_ids={given}: that is one evaluation; a comparison needs two")
     found = [evaluation_of(run) for run in runs.values()]
     words = {run_id: overrides_of(run) for run_id, run in runs.items()}
+    import mlflow
+
     with command_run("compare"):
         _, table, sentence = log_comparison(found, words, gate)
-        print(f"{table}\n{sentence}", flush=True)
+        page = mlflow.get_artifact_uri("comparison.html")
+        print(f"{table}\n{sentence}\nReport: {page}", flush=True)
     return 0
 
 
@@ -78,7 +84,10 @@ def evaluated(run_id: str) -> list[Run]:
             raise SlmflowError(f"run_ids={run_id}: that driver's run evaluated nothing")
         return [one for step in made for one in evaluated(step)]
     if run.data.tags.get(STEP_TAG) != "evaluate":
-        raise SlmflowError(f"run_ids={run_id}: that run is no evaluation, and no driver's run")
+        raise SlmflowError(
+            f"run_ids={run_id}: that run is no evaluation, and no driver's run: give an `evaluate` child's "
+            "id, or that of a `register` run"
+        )
     if run.info.status != "FINISHED":
         raise SlmflowError(f"run_ids={run_id}: that evaluation is {run.info.status}, not FINISHED")
     return [run]

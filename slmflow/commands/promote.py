@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
         now = standing(client, name)
         target = number or now.challenger
         if target is None:
-            raise SlmflowError(f"model={name}: it has no challenger: name a version")
+            raise SlmflowError(f"model={name}: it has no challenger: name a version by -P version=<number>")
         version = client.get_model_version(name, target)
         target = str(version.version)
         if not number and version.tags.get("gate") == "miss":

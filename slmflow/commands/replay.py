@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 from slmflow.workflow.command import command_run
 from slmflow.workflow.shell import parse_words
 
@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
     from slmflow.compose import compose
     from slmflow.machine import machine
     from slmflow.monitoring.redaction import read_rules
-    from slmflow.monitoring.replay import Replay, conclusion
+    from slmflow.monitoring.replay import Replay, change_of_model, conclusion
     from slmflow.monitoring.traces import experiment_of
 
     words = {name: value for name, value in parse_words("evaluate", argv, PARAMETERS).items() if value}
@@ -68,8 +68,9 @@ def run(argv: list[str]) -> int:
                 labels[role] = target.label
                 answers[role] = _answers(role, target, traces, config, rules, stack)
             replay = Replay(words["traces"], traces, labels, answers, notes, machine())
-            _log(replay)
-        print(conclusion(replay.comparisons()), flush=True)
+            page = _log(replay)
+        said = [conclusion(replay.comparisons()), change_of_model(replay), f"Report: {page}"]
+        print("\n".join(filter(None, said)), flush=True)
     return 0
 
 
@@ -95,13 +96,21 @@ def _models(config: Config) -> tuple[dict[str, Target], list[str]]:
 
 
 def _resolved(role: str, uri: str) -> Target:
+    from mlflow.exceptions import MlflowException
+
     from slmflow.serving.follow import ModelUri
+    from slmflow.tracking import raise_problem
 
     try:
-        return ModelUri(uri).resolve()
+        target = ModelUri(uri).resolve()
+        _source(target)
     except SlmflowError as error:
         said = str(error).removeprefix("model_uri=")
         raise SlmflowError(f"monitoring.{role}={said}") from None
+    except MlflowException as error:
+        raise_problem(error)
+        raise SlmflowError(f"monitoring.{role}={uri}: the registry says: {first_line(error)}") from None
+    return target
 
 
 def _traces(experiment: str, config: Config, champion: Target, rules: dict[str, Finder]) -> Traces:
@@ -172,8 +181,8 @@ def _answers(
         return ask_all(asker, traces.rows, seed, rules, folder / "answers.jsonl", role)
 
 
-def _log(replay: Replay) -> None:
-    """Everything at once, when it is whole."""
+def _log(replay: Replay) -> str:
+    """Everything at once, when it is whole; returns where the page is."""
     import mlflow
 
     from slmflow.files import write_json, write_text
@@ -205,3 +214,4 @@ def _log(replay: Replay) -> None:
         mlflow.log_metric(f"drifted.{name}", len(one.drifted))
         if one.identical is not None:
             mlflow.log_metric(f"identical.{name}", one.identical)
+    return str(mlflow.get_artifact_uri("replay.html"))

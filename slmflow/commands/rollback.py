@@ -19,13 +19,16 @@ PARAMETERS = ("model",)
 def run(argv: list[str]) -> int:
     """Swap, and say what was done. Raises SlmflowError when there is nothing whole to go back to."""
     arguments = parse_words("rollback", argv, PARAMETERS)
-    from slmflow.registry.aliases import roll_back
+    from slmflow.registry.aliases import roll_back, standing
     from slmflow.workflow.command import command_run
     from slmflow.workflow.evidence import is_intact, registered_model
 
     with command_run("rollback"), registered_model(arguments.get("model", "")) as (client, name):
         for line in roll_back(client, name, is_intact):
             print(line)
+        champion = standing(client, name).champion
+        if champion and client.get_model_version(name, champion).tags.get("gate") == "miss":
+            print(f"{name}: v{champion} missed the gate when it was last judged")
     return 0
 
 

@@ -37,7 +37,8 @@ RULE = (
     f"Drift is called where the p-value, corrected by Holm for all tests of this report, is below {ALPHA:g} "
     f"and a share differs by {100 * LEAST_SHARE:g} percentage points or more, or a mean or median by "
     f"{LEAST_CHANGE:.0%} of itself or more. Different requests: Fisher's exact test, Mann–Whitney. The same "
-    f"requests asked twice: McNemar's exact test, Wilcoxon. Fewer than {LEAST_ROWS} values are not tested."
+    f"requests asked twice: McNemar's exact test, Wilcoxon. Where a side has "
+    f"fewer than {LEAST_ROWS} values nothing is tested."
 )
 
 
@@ -47,11 +48,13 @@ class Test:
 
     figure: str
     before: float
-    """A share, or a median."""
+    """A share, or what `statistic` says."""
     after: float
     effect: float
-    """Shares: difference. Quantities: relative change, of mean or median, whichever is larger."""
+    """Shares: difference. Quantities: relative change."""
     p: float
+    statistic: str = ""
+    """Of quantities: `mean` or `median`, whichever changed more; empty for shares."""
     p_holm: float = 1.0
     drifted: bool = False
 
@@ -130,9 +133,11 @@ def _tested(figure: str, before: Floats, after: Floats, *, paired: bool) -> Test
         p = _mcnemar(before, after) if paired else _fisher(before, after)
         return Test(figure, float(before.mean()), float(after.mean()), effect, p)
     medians = float(np.median(before)), float(np.median(after))
-    changes = [_change(*medians), _change(float(before.mean()), float(after.mean()))]
+    means = float(before.mean()), float(after.mean())
     p = _wilcoxon(before, after) if paired else _mann_whitney(before, after)
-    return Test(figure, *medians, max(changes, key=abs), p)
+    if abs(_change(*means)) > abs(_change(*medians)):
+        return Test(figure, *means, _change(*means), p, "mean")
+    return Test(figure, *medians, _change(*medians), p, "median")
 
 
 def _change(before: float, after: float) -> float:

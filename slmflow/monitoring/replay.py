@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from slmflow.monitoring.call import Call
 from slmflow.monitoring.dataset import digest_of
-from slmflow.monitoring.drift import Comparison, Test, compare, corrected
+from slmflow.monitoring.drift import LEAST_ROWS, Comparison, Test, compare, corrected
 from slmflow.monitoring.figures import SHARES, figures_of, identical
 from slmflow.monitoring.traces import Row, Traces
 
@@ -41,11 +42,17 @@ class Replay:
         names = sorted({name for row in self.rows for name in row.redacted})
         return {name: sum(row.redacted.get(name, 0) for row in self.rows) for name in names}
 
+    @property
+    def halves(self) -> tuple[list[Row], list[Row]]:
+        """The older rows and the newer."""
+        half = len(self.rows) // 2
+        return self.rows[:half], self.rows[half:]
+
     def sides(self) -> dict[str, list[Call]]:
         """Production whole and in halves, and every model's answers, in the order of the rows."""
         production = [row.production for row in self.rows]
-        half = len(production) // 2
-        sides = {"production": production, "older": production[:half], "newer": production[half:]}
+        older, newer = ([row.production for row in half] for half in self.halves)
+        sides = {"production": production, "older": older, "newer": newer}
         for role, calls in self.answers.items():
             sides[role] = [calls[row.id] for row in self.rows]
         return sides
@@ -102,6 +109,15 @@ class Replay:
         return corrected(made)
 
 
+def change_of_model(replay: Replay) -> str:
+    """Which models answered production's halves, where they are not the same; else empty."""
+    older, newer = (Counter(row.model_id or "not said" for row in half) for half in replay.halves)
+    if set(older) == set(newer) or not older:
+        return ""
+    said = [", ".join(f"{name} ({count})" for name, count in sorted(one.items())) for one in (older, newer)]
+    return f"Other models answered in production's older half, {said[0]}, than in its newer, {said[1]}."
+
+
 WORDS = {
     "over time": ("production did not drift over time", "production drifted over time in"),
     "champion now": ("the champion answers as production did", "the champion differs from production in"),
@@ -117,7 +133,7 @@ def conclusion(comparisons: list[Comparison]) -> str:
         if one.drifted:
             same = f"{differs} {', '.join(map(change, one.drifted))}"
         elif not one.tests:
-            same = f"{one.after} against {one.before}: too few calls to test"
+            same = f"{one.after} against {one.before}: too few calls to test (each needs {LEAST_ROWS})"
         clauses.append(same)
     sentence = "; ".join(clauses)
     return f"{sentence[0].upper()}{sentence[1:]}."
@@ -126,7 +142,7 @@ def conclusion(comparisons: list[Comparison]) -> str:
 def change(test: Test) -> str:
     """A drifted figure in words."""
     before, after = (shown(test.figure, value) for value in (test.before, test.after))
-    return f"{titled(test.figure)} ({before} → {after})"
+    return f"{titled(test.figure)} ({test.statistic} {before} → {after})".replace("( ", "(")
 
 
 def titled(name: str) -> str:

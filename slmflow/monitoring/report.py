@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slmflow.monitoring.drift import RULE, Comparison, Test
 from slmflow.monitoring.figures import MEANINGS, OF_MACHINE, QUANTITIES, SHARES
-from slmflow.monitoring.replay import Replay, conclusion, shown, titled
+from slmflow.monitoring.replay import Replay, change_of_model, conclusion, shown, titled
 from slmflow.workflow import card
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def html(replay: Replay) -> str:
     """The page."""
     comparisons = replay.comparisons()
     body = f'<p class="lead">{escape(conclusion(comparisons))}</p>'
-    body += "".join(f"<p>{escape(note)}</p>" for note in replay.notes)
+    body += "".join(f"<p>{escape(note)}</p>" for note in notes_of(replay))
     told = card.table([(escape(name), escape(value)) for name, value in facts(replay)])
     body += f'<div class="facts">{told}</div>'
     for one in comparisons:
@@ -58,12 +58,17 @@ def html(replay: Replay) -> str:
 def markdown(replay: Replay) -> str:
     """The same to paste, without the answers."""
     comparisons = replay.comparisons()
-    parts = [conclusion(comparisons), *replay.notes, _lines([("", ""), *facts(replay)])]
+    parts = [conclusion(comparisons), *notes_of(replay), _lines([("", ""), *facts(replay)])]
     for one in comparisons:
         parts += [f"## {TITLES[one.name]}", _lines(tests(one)) if one.tests else "Too few calls to test."]
         parts += [said] if (said := same_answers(one)) else []
     parts += [RULE, "## Figures", _lines(figures(replay)), of_machines(replay)]
     return "\n\n".join(parts) + "\n"
+
+
+def notes_of(replay: Replay) -> list[str]:
+    """What is to be known beside the conclusion."""
+    return [*replay.notes, *filter(None, [change_of_model(replay)])]
 
 
 def facts(replay: Replay) -> list[tuple[str, str]]:
@@ -93,7 +98,8 @@ def tests(one: Comparison) -> Table:
         before, after = (shown(test.figure, value) for value in (test.before, test.after))
         verdict = "drifted" if test.drifted else "–"
         p = (f"{value:.2g}" for value in (test.p, test.p_holm))
-        rows.append((titled(test.figure), verdict, before, after, effect(test), *p))
+        named = f"{titled(test.figure)}, {test.statistic}" if test.statistic else titled(test.figure)
+        rows.append((named, verdict, before, after, effect(test), *p))
     return rows
 
 

@@ -34,6 +34,12 @@ FIELDS: dict[str, dict[str, type]] = {
     "json": {"prompt": str, "schema": dict},
 }
 """Kind to its fields; multiple choice has either `question` or `text`."""
+NAMES = {
+    str: "a text that is not empty",
+    int: "a whole number",
+    list: "a list that is not empty",
+    dict: "an object",
+}
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,8 @@ def _object(line: bytes) -> dict[str, Any] | str:
         return "it is not UTF-8"
     except _AmbiguousError as error:
         return str(error)
+    except json.JSONDecodeError as error:
+        return f"it is not JSON: {error.msg} at column {error.colno}"
     except (ValueError, RecursionError):
         return "it is not JSON"
     return value if isinstance(value, dict) else "it is not a JSON object"
@@ -144,16 +152,20 @@ def _problem(row: dict[str, Any]) -> str:
         return "id must be a text that is not empty"
     known = FIELDS.get(row["kind"]) if isinstance(row.get("kind"), str) else None
     if known is None:
-        return f"kind must be one of {', '.join(FIELDS)}"
+        return f"kind={row.get('kind')!s:.40}: must be one of {', '.join(FIELDS)}"
+    if {"question", "text"} <= set(row) and "text" in known:
+        return "it has both question and text: give one"
     wanted = set(known) - ({"text"} if "question" in row else {"question"}) if "text" in known else set(known)
     for field in sorted({*row, *wanted} - {"id", "kind"}):
         if field not in wanted:
-            return f"{field[:40]!r} is not a field of kind {row['kind']}"
+            return (
+                f"{field[:40]!r} is not a field of kind {row['kind']}, which has {', '.join(sorted(wanted))}"
+            )
         if field not in row:
             return f"{field} is missing"
         value = row[field].strip() if isinstance(row[field], str) else row[field]
         if not isinstance(value, known[field]) or isinstance(value, bool) or value in ("", []):
-            return f"{field} must be a {known[field].__name__} that is not empty"
+            return f"{field}={row[field]!r:.40}: must be {NAMES[known[field]]}"
     return _PROBLEMS[row["kind"]](row)
 
 
@@ -168,7 +180,9 @@ def _of_rules(row: dict[str, Any]) -> str:
     for rule in row["rules"]:
         named = isinstance(rule, dict) and isinstance(rule.get("rule"), str) and rule["rule"] in RULES
         if not named or set(rule) - {"rule", "value"}:
-            return f"rules must be of {', '.join(RULES)}"
+            return (
+                f"rules: {rule!r:.60} must hold `value` if its rule has one, and `rule`: {', '.join(RULES)}"
+            )
         kind, value = RULES[rule["rule"]].value, rule.get("value")
         if kind is None and value is not None:
             return f"{rule['rule']} takes no value"

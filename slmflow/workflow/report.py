@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from slmflow.registry.aliases import Standing
 
-COLUMNS = ("candidate", "size", "KL", "top-1", "tokens/s", "gate", "registered")
+COLUMNS = ("candidate", "size", "KL", "top-1", "tasks", "tokens/s", "gate", "registered")
 LOG = "output.log"
 """Artifact of a child run: all that its process wrote."""
 
@@ -145,7 +145,7 @@ def table_row(
     evaluation: dict[str, Any], outcome: dict[str, Any] | None, label: str | None = None
 ) -> tuple[str, ...]:
     """A candidate as text, in the order of COLUMNS; `label` is what a sweep calls it."""
-    candidate, fidelity = evaluation["candidate"], evaluation["fidelity"]
+    candidate, fidelity, tasks = (evaluation.get(name) for name in ("candidate", "fidelity", "tasks"))
     verdict = outcome["verdicts"][candidate] if outcome else None
     version = outcome["registered"].get(candidate) if outcome else None
     return (
@@ -153,6 +153,7 @@ def table_row(
         f"{evaluation['cost']['size_bytes'] / 1e6:.0f} MB",
         f"{fidelity['kl_mean']:.2g}" if fidelity else "not measured",
         f"{fidelity['top1_agreement']:.3f}" if fidelity else "not measured",
+        f"{tasks['score']:.3f}" if tasks else "–",
         f"{evaluation['cost']['decode_tokens_per_second']:.1f}",
         "not judged" if verdict is None else verdict["word"],
         registered_text(version),
@@ -207,4 +208,8 @@ def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:
         f'python -c \'{load}; print(model.predict({chat})[0]["choices"][0]["message"]["content"])\'',
         f"mlflow models serve -m {model} --env-manager local -p 5001   # then POST to /invocations",
     ]
+    if version["alias"] == CHALLENGER:
+        commands.append(
+            f"mlflow run . -e promote --env-manager local -P model={version['name']}   # champion"
+        )
     return ["Next:", *(f"  {command}" for command in commands)]

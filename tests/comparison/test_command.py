@@ -44,7 +44,10 @@ def test_two_evaluations_are_compared_with_their_items(make, capsys):
     found = compared()
     assert [candidate["run_id"] for candidate in found["candidates"]] == [one, other]
     assert found["flips"][0]["gained"] == ["int8_cpu"]
-    assert capsys.readouterr().out.rstrip().endswith(found["recommendation"])
+    said, page = capsys.readouterr().out.rstrip().splitlines()[-2:]
+    assert said == found["recommendation"]
+    assert Path(page.removeprefix("Report: ")).name == "comparison.html"
+    assert Path(page.removeprefix("Report: ")).is_file()
 
 
 def test_a_drivers_run_stands_for_what_it_evaluated_and_nothing_counts_twice(make):

@@ -242,6 +242,10 @@ def test_a_model_that_cannot_be_loaded_is_named(production, tmp_path):
     [
         (["traces=nowhere"], "traces=nowhere: there is no experiment"),
         (["traces=Default", "logged_run=" + "0" * 32], "leave logged_run out"),
+        (
+            ["traces=Default", "model=tiny_phi3", "overrides=monitoring.challenger=models:/nobody/77"],
+            r"monitoring.challenger=models:/nobody/77: the registry says: .*nobody",
+        ),
         (["traces=Default", "model=smollm2_135m"], r"monitoring.champion=models:/smollm2-135m-onnx@champion"),
         (["traces=Default", "overrides=monitoring.limit=0"], "monitoring.limit=0 is out of range"),
         (

@@ -5,12 +5,13 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
+from html import escape
 
 import pytest
 
 from slmflow.monitoring.call import Call
 from slmflow.monitoring.dataset import lines_of
-from slmflow.monitoring.replay import Replay, as_json, conclusion
+from slmflow.monitoring.replay import Replay, as_json, change_of_model, conclusion
 from slmflow.monitoring.report import html, markdown
 from slmflow.monitoring.traces import Row, Traces
 from tests.serving import browser as browsing
@@ -60,13 +61,33 @@ def test_each_drift_is_named_with_its_numbers():
     said = conclusion(replay.comparisons())
     assert "production drifted over time in refusals (0.0 % → 60.0 %)" in said[0].lower() + said[1:]
     assert "the champion differs from production in refusals (30.0 % → 0.0 %)" in said
-    assert "the challenger differs from the champion in answer tokens (50 → 20)" in said
+    assert "the challenger differs from the champion in answer tokens (median 50 → 20)" in said
+
+
+def test_what_moved_is_shown_by_the_figure_that_moved_and_not_by_one_that_stood():
+    """Half of the answers are ten times as short: the median is that of the other half."""
+    replay = made(101, same, same, lambda at: call("a", tokens=5 if at < 50 else 50))
+    said = conclusion(replay.comparisons())
+    assert "the challenger differs from the champion in answer tokens (mean 50 → 27.7)" in said
+    assert "| answer tokens, mean | drifted | 50 | 27.7 | -44.6 % |" in markdown(replay)
+
+
+def test_models_that_took_turns_in_production_are_named_with_their_halves():
+    replay = made(60, same, same)
+    assert change_of_model(replay) == ""
+    rows = [replace(row, model_id="m-2") if at >= 30 else row for at, row in enumerate(replay.rows)]
+    other = replace(replay, traces=replace(replay.traces, rows=rows))
+    said = "Other models answered in production's older half, m-1 (30), than in its newer, m-2 (30)."
+    assert change_of_model(other) == said
+    assert said in markdown(other)
+    assert escape(said, quote=True) in html(other)
 
 
 def test_few_calls_are_said_to_be_too_few():
     replay = made(3, same, same)
     assert conclusion(replay.comparisons()) == (
-        "Newer against older: too few calls to test; champion against production: too few calls to test."
+        "Newer against older: too few calls to test (each needs 20); "
+        "champion against production: too few calls to test (each needs 20)."
     )
     assert "Too few calls to test." in markdown(replay)
     assert html(made(1, same, same))
