@@ -21,6 +21,7 @@ import slmflow  # switches telemetry off before anything else is imported
 from slmflow.compose import compose
 from slmflow.export import export_folder
 from slmflow.sources import take
+from slmflow.workflow.locks import INHERITED
 
 # Timing belongs into benchmarks/: a slow machine is no failure.
 hypothesis.settings.register_profile("slmflow", deadline=None, derandomize=True)
@@ -82,7 +83,7 @@ def no_step_lock():
     """A step that ran in this process shares the host's step lock until the process ends: measuring would wait."""
     yield
     with contextlib.suppress(OSError, ValueError):
-        os.close(int(os.environ.pop("SLMFLOW_STEP_LOCK", "")))
+        os.close(int(os.environ.pop(INHERITED, "")))
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 def run(argv: list[str]) -> int:
     """Compare, and leave the files. Raises SlmflowError for bad words, before any run is made."""
+    import mlflow
+
     from slmflow.compose import compose
     from slmflow.workflow.evaluations import evaluation_of, log_comparison, overrides_of
 
@@ -49,8 +51,6 @@ def run(argv: list[str]) -> int:
         raise SlmflowError(f"run_ids={given}: that is one evaluation; a comparison needs two")
     found = [evaluation_of(run) for run in runs.values()]
     words = {run_id: overrides_of(run) for run_id, run in runs.items()}
-    import mlflow
-
     with command_run("compare"):
         _, table, sentence = log_comparison(found, words, gate)
         page = mlflow.get_artifact_uri("comparison.html")

@@ -36,7 +36,8 @@ def svg(points: list[Point], front: list[Point], width: int = WIDTH) -> str:
     """
     if len(points) < 2:
         return ""
-    least, end = floor_of(points), width - (RIGHT if width == WIDTH else TOP)
+    broad, least = width == WIDTH, floor_of(points)
+    end = width - (RIGHT if broad else TOP)
     x = _Scale([point.size / 1e6 for point in points], LEFT, end)
     y = _Scale([max(point.kl, least) for point in points], HEIGHT - BOTTOM, TOP)
     fastest = max(point.speed for point in points)
@@ -61,7 +62,7 @@ def svg(points: list[Point], front: list[Point], width: int = WIDTH) -> str:
     for point in sorted(points, key=lambda one: (one.kl, one.size, one.entry.label)):
         across, up = x.at(point.size / 1e6), y.at(max(point.kl, least))
         radius = 4 + 9 * math.sqrt(point.speed / fastest)
-        shown = shortened(point.entry.label, LONGEST if width == WIDTH else SHORT)
+        shown = shortened(point.entry.label, LONGEST if broad else SHORT)
         wide, beside = LETTER * len(shown), radius + 5
         left = across + beside if across + beside + wide <= width else max(across - beside - wide, 0.0)
         label_at = _free(left, wide, up + 4, taken)
@@ -76,7 +77,7 @@ def svg(points: list[Point], front: list[Point], width: int = WIDTH) -> str:
         parts.append(f"{mark}<title>{escape(said)}</title></circle>")
         parts.append(f'<text class="{kind}" {place}>{escape(shown)}</text>')
     title = "Size, KL divergence and speed of each candidate; filled marks are on the Pareto front"
-    kind = "broad" if width == WIDTH else "narrow"
+    kind = "broad" if broad else "narrow"
     return (
         f'<svg class="trade {kind}" viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{title}">'
         + "".join(parts)

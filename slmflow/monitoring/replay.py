@@ -118,6 +118,11 @@ def change_of_model(replay: Replay) -> str:
     return f"Other models answered in production's older half, {said[0]}, than in its newer, {said[1]}."
 
 
+def notes_of(replay: Replay) -> list[str]:
+    """What is to be known beside the conclusion."""
+    return [*replay.notes, *filter(None, [change_of_model(replay)])]
+
+
 WORDS = {
     "over time": ("production did not drift over time", "production drifted over time in"),
     "champion now": ("the champion answers as production did", "the champion differs from production in"),
@@ -142,7 +147,8 @@ def conclusion(comparisons: list[Comparison]) -> str:
 def change(test: Test) -> str:
     """A drifted figure in words."""
     before, after = (shown(test.figure, value) for value in (test.before, test.after))
-    return f"{titled(test.figure)} ({test.statistic} {before} → {after})".replace("( ", "(")
+    statistic = f"{test.statistic} " if test.statistic else ""
+    return f"{titled(test.figure)} ({statistic}{before} → {after})"
 
 
 def titled(name: str) -> str:
@@ -171,7 +177,7 @@ def as_json(replay: Replay) -> dict[str, Any]:
         "skipped": dict(sorted(replay.traces.skipped.items())),
         "redacted": replay.redacted,
         "models": replay.models,
-        "notes": replay.notes,
+        "notes": notes_of(replay),
         "machine": replay.machine,
         "figures": replay.figures(),
         "comparisons": [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from slmflow.monitoring.drift import RULE, Comparison, Test
 from slmflow.monitoring.figures import MEANINGS, OF_MACHINE, QUANTITIES, SHARES
-from slmflow.monitoring.replay import Replay, change_of_model, conclusion, shown, titled
+from slmflow.monitoring.replay import Replay, conclusion, notes_of, shown, titled
 from slmflow.workflow import card
 
 if TYPE_CHECKING:
@@ -64,11 +64,6 @@ def markdown(replay: Replay) -> str:
         parts += [said] if (said := same_answers(one)) else []
     parts += [RULE, "## Figures", _lines(figures(replay)), of_machines(replay)]
     return "\n\n".join(parts) + "\n"
-
-
-def notes_of(replay: Replay) -> list[str]:
-    """What is to be known beside the conclusion."""
-    return [*replay.notes, *filter(None, [change_of_model(replay)])]
 
 
 def facts(replay: Replay) -> list[tuple[str, str]]:
