@@ -6,7 +6,6 @@ import difflib
 import re
 import shlex
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -23,13 +22,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from slmflow.config import Config, GateMode, ModelConfig, Promote, register_schemas
 from slmflow.errors import SlmflowError, first_line
+from slmflow.overrides import CONF, added, key_of, split_overrides
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUP_PARAMETERS = ("model", "export")
 """Config groups that MLproject also declares as plain parameters, so that the UI compares them."""
 
 KEEPS_CODES = "gguf_cpu"
 """The export of a GGUF file when the user names none."""
+OF_ADAPTED_CODES = "int8_cpu"
+"""The same with an adapter, which changes its weights."""
 OPEN = ("backend.environment", "backend.new_cluster", "backend.secrets")
 """Mappings whose keys are the user's."""
 FILE_KEYS = ("path", "file", "member", "uri")
@@ -64,22 +65,6 @@ def name_in(schema: str, name: str) -> str:
     return f"{schema}.{name.replace('.', '_')}"
 
 
-def split_overrides(text: str) -> list[str]:
-    """The Hydra overrides in one shell-like string; quotes guard spaces, lists and dicts survive.
-
-    Raises SlmflowError when a quote is not closed.
-    """
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise SlmflowError(f"overrides={text!r}: {error}; close the quote or escape it") from None
-
-
-def key_of(override: str) -> str:
-    """The key that an override sets, without Hydra's +, ++ and ~."""
-    return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
-
-
 def compose(model: str = "", export: str = "", overrides: str = "") -> Composition:
     """Compose, check types and ranges, and resolve. Raises SlmflowError with one line."""
     tokens = split_overrides(overrides)
@@ -96,10 +81,20 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     given_twice(given, tokens)
     chosen = [f"{name}={value}" for name, value in given.items() if value]
     chosen += _export_of_codes(chosen + tokens)
-    container = _hydra(chosen + [_opened(token) for token in tokens])
+    container = _hydra(chosen + tokens)
+    if (
+        _adapted(tokens)
+        and container.export.exporter == "gguf"
+        and "export" not in map(key_of, chosen + tokens)
+    ):
+        chosen.append(f"export={OF_ADAPTED_CODES}")
+        container = _hydra(chosen + tokens)
     choices = {k: str(v) for k, v in container.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     OmegaConf.set_struct(container, False)
     del container["hydra"]
+    for token in tokens:
+        if values := added(token):
+            OmegaConf.select(container, key_of(token)).extend(values)
     config = _objects(container, chosen + tokens)
     _consistent(config)
     if config.backend.schema:
@@ -123,10 +118,13 @@ def held_back(composition: Composition) -> Composition:
 
 
 def _opened(override: str) -> str:
-    """An override of a mapping that may hold any key as Hydra takes one of a key that it does not know."""
+    """An override of what the defaults do not have, an experiment or a user's own key, as Hydra takes one."""
     key = key_of(override)
-    is_open = any(key == name or key.startswith(f"{name}.") for name in OPEN)
-    return f"++{override}" if is_open and not override.startswith("+") else override
+    is_new = key == "experiment"
+    is_new = is_new or any(key == name or key.startswith(f"{name}.") for name in OPEN)
+    if override.startswith("+") or not is_new:
+        return override
+    return f"+{override}" if key == "experiment" else f"++{override}"
 
 
 def _export_of_codes(words: list[str]) -> list[str]:
@@ -134,8 +132,11 @@ def _export_of_codes(words: list[str]) -> list[str]:
     keys = {key_of(word): word.partition("=")[2] for word in words}
     files = [keys.get(f"model.source.{key}", "").strip("'\"") for key in FILE_KEYS]
     named = any(name.lower().endswith(".gguf") for name in files)
-    adapted = any(key.startswith("model.adapter.") for key in keys)
-    return [f"export={KEEPS_CODES}"] if named and not adapted and "export" not in keys else []
+    return [f"export={KEEPS_CODES}"] if named and not _adapted(words) and "export" not in keys else []
+
+
+def _adapted(words: list[str]) -> bool:
+    return any(key_of(word).startswith("model.adapter.") for word in words)
 
 
 def given_twice(given: dict[str, str], tokens: list[str]) -> None:
@@ -163,14 +164,20 @@ def _base(model: ModelConfig) -> ModelConfig | None:
     return base
 
 
-def _hydra(overrides: list[str]) -> DictConfig:
+def register() -> None:
+    """Make the schema and the resolver known, which `conf/` refers to."""
     register_schemas()
     if not OmegaConf.has_resolver("slug"):
         OmegaConf.register_new_resolver("slug", slug)
+
+
+def _hydra(overrides: list[str]) -> DictConfig:
+    register()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=overrides, return_hydra_config=True)
+            words = [_opened(token) for token in overrides if not added(token)]
+            return hydra_compose("config", overrides=words, return_hydra_config=True)
     except MissingConfigException as error:
         raise SlmflowError(_unknown_choice(error)) from None
     except OverrideParseException as error:

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmflow.compose import CONF, compose, slug, split_overrides
+from slmflow.compose import compose, slug
 from slmflow.config import GenaiExport, HubSource, Precision
 from slmflow.errors import SlmflowError
+from slmflow.overrides import CONF, split_overrides
 
 REQUIRED = {
     "hub": "model.source.repo=org/name",

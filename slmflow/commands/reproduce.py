@@ -30,6 +30,7 @@ from mlflow.exceptions import MlflowException
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import sha256_of
 from slmflow.tracking import raise_problem
+from slmflow.words import read_words
 from slmflow.workflow import launch, runs
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, git, installed, own_distributions
 from slmflow.workflow.closure import ROOT
@@ -37,7 +38,6 @@ from slmflow.workflow.command import command_run
 from slmflow.workflow.fingerprint import flat
 from slmflow.workflow.outputs import place_of
 from slmflow.workflow.plan import KIND_TAG, STEP_TAG
-from slmflow.workflow.shell import parse_words
 from slmflow.workflow.steps import STEPS
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ PARAMETERS = ("run_id",)
 
 def run(argv: list[str]) -> int:
     """Rebuild, run, compare. Raises SlmflowError where it cannot be rebuilt, or where content differs."""
-    arguments = parse_words("reproduce", argv, PARAMETERS)
+    arguments = read_words("reproduce", argv, PARAMETERS).declared
     if not arguments.get("run_id"):
         raise SlmflowError("run_id is missing: give the id of a driver's run, as it printed it")
     with command_run("reproduce") as here, tempfile.TemporaryDirectory(prefix="slmflow-") as scratch:

@@ -19,7 +19,7 @@ from slmflow.workflow.fingerprint import (
     key_of_ingredients,
     step_identity,
 )
-from slmflow.workflow.graph import Node, graph, needed_for
+from slmflow.workflow.graph import Graph, Node, needed_for
 from slmflow.workflow.liveness import HEARTBEAT_TAG, is_alive
 from slmflow.workflow.outputs import check
 from slmflow.workflow.steps import STEPS
@@ -109,7 +109,7 @@ class Item:
         return f"{mark} {self.name:<22} {word:<8} {self.reason}"
 
 
-def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
+def make_plan(step: str, variants: list[Variant], store: Store, graph: Graph) -> list[Item]:
     """Every step of every variant that an entry point needs, each after what it needs.
 
     Steps of two variants with the same key are one item. Where several variants register one model none
@@ -124,8 +124,8 @@ def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
         with_pipeline = composition.base is not None or composition.config.export.exporter != "prebuilt"
         placed: dict[str, Item] = {}
         name = composition.config.model.name
-        for node in needed_for(step, graph(with_pipeline=with_pipeline)):
-            needed = {parameter: placed[need] for parameter, need in node.needs.items()}
+        for node in needed_for(step, graph(with_pipeline)):
+            needed = {parameter: placed[need.name] for parameter, need in node.needs.items()}
             promote = composition.config.gate.promote if node.step == "register" and name in swept else None
             item = _item(node, variant, needed, store, items, promote)
             if item.key in shared:
