@@ -31,7 +31,7 @@ KEEPS_CODES = "gguf_cpu"
 """The export of a GGUF file when the user names none."""
 OF_ADAPTED_CODES = "int8_cpu"
 """The same with an adapter, which changes its weights."""
-OPEN = ("backend.environment", "backend.new_cluster", "backend.secrets")
+OPEN = ("backend.environment", "backend.new_cluster", "backend.secrets", "score.spark")
 """Mappings whose keys are the user's."""
 FILE_KEYS = ("path", "file", "member", "uri")
 """Fields by which the kinds of source may name a file."""
@@ -203,7 +203,7 @@ def _objects(container: DictConfig, overrides: list[str]) -> Config:
     except ValueError as error:  # a range check of the schema
         raise SlmflowError(str(error)) from None
     if missing:
-        raise SlmflowError(f'{missing[0]} is not set: give overrides="{missing[0]}=…"')
+        raise SlmflowError(f"{missing[0]} is not set: give -P {missing[0]}=…")
     assert isinstance(config, Config)
     return config
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slmflow.compose import compose
@@ -73,6 +73,7 @@ def test_hydra_reads_every_quoted_text_as_it_was(text):
     assert value_of(token) == text
 
 
+@settings(max_examples=25)
 @given(TEXT)
 def test_every_text_reaches_the_configuration(text):
     if "${" in text or text in ("", "null"):

@@ -7,7 +7,7 @@ Tiny, offline, after `mlflow run . -P model=tiny_phi3` and some calls of the mod
     mlflow run . -e evaluate --env-manager local -P traces=Default -P model=tiny_phi3
 
 Leaves `replay.html`, `.md`, `.json`, the dataset `replay.jsonl` and the answers `answers.jsonl` on its run.
-Settings are `monitoring.*` in overrides. Interrupted, the same command goes on where it stopped.
+Settings are parameters too: `-P monitoring.limit=50`. Interrupted, the same command goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         for line in (*variants[0].left_out, *(item.line for item in items)):
             print(f"  {line}", flush=True)
         for pin in dict.fromkeys(pin for item in items for pin in item.pins):
-            print(f"  this run holds to {pin}; put it into overrides to stay there", flush=True)
+            print(f"  this run holds to {pin}; -P {pin} stays there", flush=True)
         mlflow.log_dict(as_dict(items), runs.PLAN)  # so that gc sees what a running driver stands on
         blocked = [item for item in items if item.state is State.blocked]
         if blocked:
