@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slmflow.config import Config, GateMode, ModelConfig, Promote, register_schemas
+from slmflow.config import Config, GateMode, ModelConfig, Promote
 from slmflow.errors import SlmflowError, first_line
+from slmflow.hydra_compose import composed, near
 from slmflow.overrides import CONF, added, key_of, split_overrides
 
 GROUP_PARAMETERS = ("model", "export")
@@ -31,8 +21,6 @@ KEEPS_CODES = "gguf_cpu"
 """The export of a GGUF file when the user names none."""
 OF_ADAPTED_CODES = "int8_cpu"
 """The same with an adapter, which changes its weights."""
-OPEN = ("backend.environment", "backend.new_cluster", "backend.secrets", "score.spark")
-"""Mappings whose keys are the user's."""
 FILE_KEYS = ("path", "file", "member", "uri")
 """Fields by which the kinds of source may name a file."""
 
@@ -50,12 +38,6 @@ class Composition:
     """Everything resolved, as YAML."""
     base: ModelConfig | None
     """For a prebuilt model, the configuration of the weights that it was made from."""
-
-
-def slug(value: str) -> str:
-    """A registered model's name from a repository, path or URI: its last part, in safe characters."""
-    last = re.split(r"[/\\:]", value.rstrip("/"))[-1]
-    return re.sub(r"[^a-z0-9._-]+", "-", re.sub(r"\.gguf$", "", last.lower())).strip("-.") or "model"
 
 
 def name_in(schema: str, name: str) -> str:
@@ -81,14 +63,14 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     given_twice(given, tokens)
     chosen = [f"{name}={value}" for name, value in given.items() if value]
     chosen += _export_of_codes(chosen + tokens)
-    container = _hydra(chosen + tokens)
+    container = composed(chosen + tokens)
     if (
         _adapted(tokens)
         and container.export.exporter == "gguf"
         and "export" not in map(key_of, chosen + tokens)
     ):
         chosen.append(f"export={OF_ADAPTED_CODES}")
-        container = _hydra(chosen + tokens)
+        container = composed(chosen + tokens)
     choices = {k: str(v) for k, v in container.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     OmegaConf.set_struct(container, False)
     del container["hydra"]
@@ -117,16 +99,6 @@ def held_back(composition: Composition) -> Composition:
     return compose(**chosen, overrides=f"{composition.overrides} gate.promote=manual")
 
 
-def _opened(override: str) -> str:
-    """An override of what the defaults do not have, an experiment or a user's own key, as Hydra takes one."""
-    key = key_of(override)
-    is_new = key == "experiment"
-    is_new = is_new or any(key == name or key.startswith(f"{name}.") for name in OPEN)
-    if override.startswith("+") or not is_new:
-        return override
-    return f"+{override}" if key == "experiment" else f"++{override}"
-
-
 def _export_of_codes(words: list[str]) -> list[str]:
     """The export of a GGUF file that the words name, if no adapter changes its weights; else nothing."""
     keys = {key_of(word): word.partition("=")[2] for word in words}
@@ -146,12 +118,6 @@ def given_twice(given: dict[str, str], tokens: list[str]) -> None:
             raise SlmflowError(f"{name}={value} is given as a parameter and in overrides: give it once")
 
 
-def sweep_of(overrides: list[str]) -> dict[str, str]:
-    """What the chosen experiment sweeps (its `hydra.sweeper.params`): key to comma-separated values."""
-    params = _hydra(overrides).hydra.sweeper.params
-    return {str(key): str(value) for key, value in (params or {}).items()}
-
-
 def _base(model: ModelConfig) -> ModelConfig | None:
     if model.base is None:
         return None
@@ -162,30 +128,6 @@ def _base(model: ModelConfig) -> ModelConfig | None:
     if base.base is not None:
         raise SlmflowError(f"model.base={model.base} has a base itself: name the model that has the weights")
     return base
-
-
-def register() -> None:
-    """Make the schema and the resolver known, which `conf/` refers to."""
-    register_schemas()
-    if not OmegaConf.has_resolver("slug"):
-        OmegaConf.register_new_resolver("slug", slug)
-
-
-def _hydra(overrides: list[str]) -> DictConfig:
-    register()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            words = [_opened(token) for token in overrides if not added(token)]
-            return hydra_compose("config", overrides=words, return_hydra_config=True)
-    except MissingConfigException as error:
-        raise SlmflowError(_unknown_choice(error)) from None
-    except OverrideParseException as error:
-        raise SlmflowError(f"overrides: cannot read {error.override!r}: {first_line(error)}") from None
-    except (ConfigCompositionException, HydraException, ValueError) as error:
-        if not overrides:
-            raise  # conf/ itself is broken: a defect of ours
-        raise SlmflowError(_bad_override(error, overrides)) from None
 
 
 def _objects(container: DictConfig, overrides: list[str]) -> Config:
@@ -214,7 +156,7 @@ def _refuse_unknown(node: DictConfig, prefix: str, overrides: list[str]) -> None
         key = f"{prefix}{name!s}"
         schema = OmegaConf.get_type(node)
         if is_dataclass(schema) and name not in {field.name for field in fields(schema)}:
-            raise SlmflowError(f"{key}: there is no such key; {_near(key, overrides)}")
+            raise SlmflowError(f"{key}: there is no such key; {near(key, overrides)}")
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
             _refuse_unknown(child, f"{key}.", overrides)
@@ -237,49 +179,3 @@ def _consistent(config: Config) -> None:
         raise SlmflowError("model.adapter is merged into weights: export=prebuilt has none")
     if config.model.base is not None and config.export.exporter != "prebuilt":
         raise SlmflowError(f"model.base={config.model.base} needs export=prebuilt; else give model.base=null")
-
-
-def _unknown_choice(error: MissingConfigException) -> str:
-    missing = error.missing_cfg_file or ""
-    group, _, name = str(missing).rpartition("/")
-    if not group:
-        return first_line(error)
-    return f"{group}={name} is unknown: allowed are {', '.join(sorted(error.options or []))}"
-
-
-def _bad_override(error: BaseException, overrides: list[str]) -> str:
-    """Hydra's and OmegaConf's messages in one line that names the key, the value and what is allowed."""
-    cause: Any = error.__cause__
-    text = " ".join(str(error).split())
-    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
-    if match := re.search(r"[Oo]verride '?([^'\s]+?)'?[.:] ", text):
-        key = key or match[1]
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1].split("=", 1)[0]
-    override = next((token for token in overrides if key and key_of(token) == str(key)), None)
-    if override is None:
-        override = next((token for token in overrides if token in text), str(key or ""))
-    key, _, value = override.lstrip("+~").partition("=")
-    if "Could not override" in text or "not in struct" in text or "No match in the defaults list" in text:
-        return f"{key}={value}: there is no such key; {_near(key, overrides)}"
-    reason = first_line(cause) if cause is not None else text
-    reason = re.sub(r"^(Error merging override \S+: |Value '.*?' of type '.*?' )", "", reason)
-    reason = re.sub(r"could not be converted to (\w+)", lambda m: f"must be of type {m[1].lower()}", reason)
-    return f"{override}: {reason}"
-
-
-def _near(key: str, overrides: list[str]) -> str:
-    """The keys that exist at the deepest known parent of `key`, nearest first."""
-    choices = [token for token in overrides if (CONF / key_of(token)).is_dir()]
-    node: Any = _hydra([token for token in choices if key_of(token) != key])
-    parent = []
-    for part in key.split(".")[:-1]:
-        if not isinstance(node, DictConfig) or part not in node:
-            break
-        parent.append(part)
-        node = node[part]
-    names = [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) else []
-    asked = key.split(".")[len(parent)] if len(key.split(".")) > len(parent) else key
-    close = difflib.get_close_matches(asked, names, n=1)
-    hint = f"did you mean {'.'.join([*parent, close[0]])}? " if close else ""
-    return f"{hint}allowed here: {', '.join('.'.join([*parent, name]) for name in sorted(names))}"

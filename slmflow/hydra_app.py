@@ -12,8 +12,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from slmflow.compose import register
 from slmflow.errors import exit_status
+from slmflow.hydra_compose import register
 from slmflow.overrides import CONF, added, key_of, quoted, split_overrides
 from slmflow.sweep import variants
 from slmflow.words import CHOICES, read_words

@@ -6,9 +6,10 @@ import itertools
 import shlex
 from dataclasses import dataclass, replace
 
-from slmflow.compose import GROUP_PARAMETERS, Composition, compose, given_twice, sweep_of
+from slmflow.compose import GROUP_PARAMETERS, Composition, compose, given_twice
 from slmflow.config.applies import reason_against
 from slmflow.errors import SlmflowError
+from slmflow.hydra_compose import sweep_of
 from slmflow.model_words import model_tokens, split_choices
 from slmflow.overrides import added, key_of, parsed, split_overrides
 

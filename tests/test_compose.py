@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmflow.compose import compose, slug
+from slmflow.compose import compose
 from slmflow.config import GenaiExport, HubSource, Precision
 from slmflow.errors import SlmflowError
+from slmflow.hydra_compose import slug
 from slmflow.overrides import CONF, split_overrides
 
 REQUIRED = {
