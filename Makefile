@@ -44,8 +44,11 @@ databricks: $(STAMP)  ## the whole workflow as one job of a workspace; CONFIG=â€
 	$(ACTIVATE) && mlflow run $$folder/slmflow.zip -e register -b databricks \
 	  --backend-config $(or $(CONFIG),databricks/backend.json) --env-manager $(or $(ENV_MANAGER),uv) $(ARGS)
 
-bench: $(STAMP)  ## every benchmark: prints tables, writes benchmarks/results/*.json
-	$(ACTIVATE) && set -e; for script in benchmarks/[a-z]*.py; do python -m benchmarks.$$(basename $$script .py); done
+bench: $(STAMP)  ## benchmarks, an hour at most; one, whole: make bench-<evaluate|export|gguf|score|serving|workflow>
+	$(ACTIVATE) && python -m benchmarks
+
+bench-%: $(STAMP)
+	@$(ACTIVATE) && python -m benchmarks $* $(ARGS)
 
 lock: $(STAMP)  ## compile requirements*.in to pinned files, and stamp conda.yaml
 	$(ACTIVATE) && python tools/lock.py
