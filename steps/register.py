@@ -199,7 +199,7 @@ def _content(candidate: Candidate, verdict: Verdict | None, context: Context) ->
         candidate.model_id,
         candidate.logged_run.info.run_id,
         tags,
-        description_of(candidate.logged, verdict, run_ids, experiment),
+        description_of(candidate.evaluation, candidate.logged, verdict, run_ids, experiment),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slmflow.quality.alike import finite, same_items, same_machine, same_set, same_source, same_text
+from slmflow.quality.cost import busy
 from slmflow.registry.check import Check
 from slmflow.registry.common import (
     fidelity_of_first,
@@ -160,8 +161,9 @@ def _cost(evaluation: dict[str, Any], gate: GateConfig, champion: Champion) -> t
     theirs = champion.evaluation
     if not evaluation.get("machine") or not same_machine(evaluation, theirs):
         return [], [f"speed and memory are not compared with {champion.label}: measured on another machine"]
+    notes = [f"speed was measured on a busy machine: {why}"] if (why := busy(evaluation)) else []
     cost, their_cost = evaluation["cost"], theirs["cost"]
-    checks, notes = [], []
+    checks = []
     for name, ratio, sense in (
         ("decode_tokens_per_second", gate.min_speed_ratio, ">="),
         ("peak_resident_bytes", gate.max_memory_ratio, "<="),

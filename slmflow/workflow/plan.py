@@ -12,6 +12,7 @@ from slmflow.artifacts import stored_json
 from slmflow.compose import held_back
 from slmflow.config import Promote, Verify
 from slmflow.errors import SlmflowError
+from slmflow.workflow.enough import too_little
 from slmflow.workflow.fingerprint import (
     Ingredients,
     differences,
@@ -210,6 +211,8 @@ def disbelieve(
     for name, pinned in {"source": model.source.digest, "adapter": model.adapter.digest}.items():
         if item.node.step == "fetch" and pinned and run.tags.get(f"slmflow.{name}.digest") != pinned:
             return f"its content is not what model.{name}.digest={pinned[:12]}… pins"
+    if item.node.step == "evaluate":
+        return too_little(run, item, store)
     return _registry_moved(run, item, store) if item.node.step == "register" else None
 
 
