@@ -233,9 +233,9 @@ class Driver:
         if status == 0 and now.info.status == "FINISHED":
             self._ids[name] = run.info.run_id
             item.state = State.done
+            ended = f"{len(self._ids)} of {len(self.items)} steps"
             took = f"{time.time() - started:.1f} s"
-            done = f"{len(self._ids)} of {len(self.items)} steps"
-            self._terminal.line(f"✓ {name}  {took}, run {run.info.run_id} ({done})")
+            self._terminal.line(f"✓ {name}  {took}, run {run.info.run_id} ({ended})")
             return
         if now.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, status="FAILED")
