@@ -6,6 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from slmflow.quality.alike import finite
+from slmflow.quality.others import others_at_work
 
 if TYPE_CHECKING:
     from slmflow.quality.candidates import Candidate
@@ -24,8 +25,6 @@ def measure_speed(candidate: Candidate, prompt: list[int], new_tokens: int, repe
     """
     import numpy as np
     from tqdm import tqdm
-
-    from slmflow.machine import others_at_work
 
     before = others_at_work()
     candidate.token_times(prompt, new_tokens)

@@ -13,6 +13,7 @@ from slmflow.compose import held_back
 from slmflow.config import Promote, Verify
 from slmflow.errors import SlmflowError
 from slmflow.workflow.enough import too_little
+from slmflow.workflow.estimate import estimate
 from slmflow.workflow.fingerprint import (
     Ingredients,
     differences,
@@ -91,6 +92,8 @@ class Item:
     """Of one of several register steps of a model: the gate's word on promotion, left to the sweep's end."""
     pins: list[str] = field(default_factory=list)
     """Overrides that hold a branch or an alias to what it meant when the plan was made."""
+    note: str = ""
+    """About how much it will ask, for people."""
 
     @property
     def needs(self) -> dict[str, str]:
@@ -107,7 +110,8 @@ class Item:
         """The item as the terminal shows it."""
         mark = {State.cached: "✓", State.wait: "◌", State.run: "●"}.get(self.state, "✗")
         word = "to run" if self.state is State.run else self.state.value
-        return f"{mark} {self.name:<22} {word:<8} {self.reason}"
+        note = f"; {self.note}" if self.note else ""
+        return f"{mark} {self.name:<22} {word:<8} {self.reason}{note}"
 
 
 def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
@@ -164,6 +168,8 @@ def _item(
     upstream_keys = {parameter: upstream.key for parameter, upstream in needed.items()}
     item.parts = ingredients(STEPS[node.step], composition, upstream_keys, identity.content)
     settle(item, store)
+    if item.state is State.run and node.step == "evaluate" and "reference_run" not in needed:
+        item.note = estimate(item, store)
     return item
 
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from slmflow import machine
-from slmflow.machine import others_at_work
+from slmflow.quality import cost, others
 from slmflow.quality.cost import busy, measure_speed
+from slmflow.quality.others import others_at_work
 
 
 class Clock:
@@ -25,7 +25,7 @@ class Clock:
 
 
 def test_the_fastest_of_the_answers_is_told_and_the_median_beside_it(monkeypatch):
-    monkeypatch.setattr(machine, "others_at_work", lambda: 0.0)
+    monkeypatch.setattr(cost, "others_at_work", lambda: 0.0)
     warming, *rest = (9.0, 9.0), (0.4, 0.1), (0.2, 0.25), (0.5, 0.5)
     candidate = Clock(warming, *rest)
     found = measure_speed(candidate, list(range(64)), 5, 3)
@@ -83,5 +83,5 @@ def test_the_work_of_others_is_told_from_our_own():
 def test_own_work_is_not_that_of_others(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     numbers = iter([(100.0, 5.0), (101.5, 6.5)])
-    monkeypatch.setattr(machine, "_busy_seconds", lambda: next(numbers))
+    monkeypatch.setattr(others, "busy_seconds", lambda: next(numbers))
     assert others_at_work(0.5) == 0.0
