@@ -10,13 +10,13 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from slmflow.registry.relative import ERRORS
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from slmflow.config import GateConfig, Threshold
 
+ERRORS = 1.645
+"""Standard errors of the difference that must fit into a margin: a one-sided bound of 95 %."""
 KL_SPREAD = 3.0
 """Standard deviation of the KL divergence over its mean, at most: 1.2 to 2.6 measured (docs/evaluate.md)."""
 FLIPS = 0.1
@@ -42,10 +42,11 @@ def tokens_needed(gate: GateConfig, parameters: int | None) -> float:
     Both errors are those of independent samples, as the gate takes them. Agreement varies most where it is
     least, at `min_top1`; KL divergence, taken to have KL_SPREAD, at `max_kl`.
     """
-    return max((_tokens_of(row) for row in rows_for(gate, parameters)), default=0)
+    return max((tokens_of_row(row) for row in rows_for(gate, parameters)), default=0)
 
 
-def _tokens_of(row: Threshold) -> float:
+def tokens_of_row(row: Threshold) -> float:
+    """Scored tokens with which an identical model passes a row."""
     least = max(row.min_top1, 0.5)  # below a half its variance falls again
     agreement = least * (1 - least) if row.max_top1_decrease < 1 else 0.0
     divergence = (KL_SPREAD * row.max_kl) ** 2 if math.isfinite(row.max_kl_increase) else 0.0
@@ -75,6 +76,14 @@ def items_needed(kinds: Sequence[str], margin: float, flips: Mapping[str, float]
         if len(counts) == len(shares) and _bound(shares, counts) <= margin:
             return number
     return math.inf
+
+
+def enough_items(kinds: Sequence[str], margin: float) -> bool:
+    """Whether items of these kinds are as many as a margin needs at FLIPS.
+
+    The error that was found does not tell: few items may not differ by chance, and then it is 0.
+    """
+    return _bound(dict.fromkeys(kinds, FLIPS), Counter(kinds)) <= margin
 
 
 def _bound(shares: Mapping[str, float], counts: Mapping[str, int]) -> float:

@@ -19,13 +19,12 @@ from slmflow.registry.common import (
     score_of,
     windows_in_common,
 )
-from slmflow.registry.paired import paired_error
+from slmflow.registry.needed import ERRORS, enough_items, tokens_of_row
+from slmflow.registry.paired import correct_of, paired_error
 
 if TYPE_CHECKING:
     from slmflow.config import GateConfig, Threshold
 
-ERRORS = 1.645
-"""Standard errors of the difference that must fit into a margin: a one-sided bound of 95 %."""
 UNBOUNDED = {"kl_mean": "max_kl_increase=inf", "top1_agreement": "max_top1_decrease=1"}
 """Figure to its margin's key, with the value that admits everything."""
 
@@ -47,6 +46,12 @@ class Champion:
     def label(self) -> str:
         """For people."""
         return f"champion v{self.version}"
+
+    @property
+    def again(self) -> str:
+        """What makes a comparison possible, for people."""
+        how = f" (-e evaluate -P logged_run={self.logged_run})" if self.logged_run else ""
+        return f"evaluate {self.label} with these settings{how}"
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,11 @@ def _fidelity(
         ("top1_agreement", threshold.max_top1_decrease, False),
     ]
     demanded = [(name, margin, more) for name, margin, more in margins if _demands(margin, more=more)]
-    pair = _fidelity_of_both(ours, champion)
+    pair = _fidelity_of_both(ours, threshold, champion)
     if isinstance(pair, str):
         row = f"gate.thresholds.{gate.thresholds.index(threshold)}"
         keys = " and ".join(f"{row}.{UNBOUNDED[name]}" for name, _, _ in demanded)
-        return [_refused(name, pair, champion, keys) for name, _, _ in demanded], []
+        return [_refused(name, pair, keys) for name, _, _ in demanded], []
     checks, notes = [], []
     for name, margin, more in demanded:
         if pair.theirs.get(name) is None or finite(pair.theirs[name]) is None:
@@ -109,18 +114,21 @@ def _fidelity(
     return checks, notes
 
 
-def _fidelity_of_both(ours: Measured, champion: Champion) -> Pair | str:
+def _fidelity_of_both(ours: Measured, threshold: Threshold, champion: Champion) -> Pair | str:
     """Figures on the same tokens; or why there are none."""
     mine, theirs = ours.evaluation.get("fidelity"), champion.evaluation["fidelity"]
     if not mine:
-        return "fidelity was not measured"
+        return "fidelity was not measured: measure it"
     if same_text(ours.evaluation, champion.evaluation):
         return Pair(mine, theirs, 0.0 if mine == theirs else None)
     count = windows_in_common(ours.windows, champion.windows)
     sides = [fidelity_of_first(table, count) for table in (ours.windows, champion.windows)]
     if not count or sides[0] is None or sides[1] is None:
-        return f"{champion.label} was measured on another text"
-    on = f"the {sides[0]['tokens']:.0f} tokens of both"
+        return f"{champion.label} was measured on another text: {champion.again}"
+    tokens = sides[0]["tokens"]
+    if tokens < min(tokens_of_row(threshold), theirs.get("tokens", 0)):
+        return f"{tokens:.0f} tokens of {champion.label}'s text are too few for the margins: ask more windows"
+    on = f"the {tokens:.0f} tokens of both"
     return Pair(sides[0], sides[1], 0.0 if sides[0] == sides[1] else None, on)
 
 
@@ -131,19 +139,19 @@ def _tasks(ours: Measured, gate: GateConfig, champion: Champion) -> tuple[list[C
     margin = gate.max_task_score_decrease
     if not _demands(margin, more=False):
         return [], []
-    pair = _tasks_of_both(ours, champion)
+    pair = _tasks_of_both(ours, margin, champion)
     if isinstance(pair, str):
-        return [_refused("tasks.score", pair, champion, "gate.max_task_score_decrease=1")], []
+        return [_refused("tasks.score", pair, "gate.max_task_score_decrease=1")], []
     if pair.theirs.get("score") is None or finite(pair.theirs["score"]) is None:
         return [], [f"score is not compared with {champion.label}: it is {pair.theirs.get('score')} there"]
     return [_check("tasks.score", pair, "score", margin, champion, more=False)], []
 
 
-def _tasks_of_both(ours: Measured, champion: Champion) -> Pair | str:
+def _tasks_of_both(ours: Measured, margin: float, champion: Champion) -> Pair | str:
     """Scores of the same items; or why there are none."""
     mine, theirs = ours.evaluation.get("tasks"), champion.evaluation["tasks"]
     if not mine:
-        return "tasks were not measured"
+        return "tasks were not measured: ask the items that the champion was asked"
     if same_items(ours.evaluation, champion.evaluation):
         equal = 0.0 if mine == theirs else None
         both = ours.items and champion.items
@@ -152,8 +160,11 @@ def _tasks_of_both(ours: Measured, champion: Champion) -> Pair | str:
     if same_set(ours.evaluation, champion.evaluation):
         tables = items_in_common(ours.items, champion.items)
     if tables is None:
-        return f"{champion.label} answered other items"
-    on = f"the {len(tables[0]['data'])} items of both"
+        return f"{champion.label} answered other items: {champion.again}"
+    kinds, count = [kind for kind, _ in correct_of(tables[0])], len(tables[0]["data"])
+    if count < theirs.get("items", 0) and not enough_items(kinds, margin):
+        return f"{count} of {champion.label}'s items are too few for the margin: ask more"
+    on = f"the {count} items of both"
     return Pair(score_of(tables[0]), score_of(tables[1]), paired_error(*tables), on)
 
 
@@ -195,12 +206,9 @@ def _check(shown: str, pair: Pair, name: str, margin: float, champion: Champion,
     return Check(shown, pair.ours.get(name), limit, "<=" if more else ">=", against)
 
 
-def _refused(name: str, why: str, champion: Champion, keys: str) -> Check:
-    """A comparison that a margin demands and that cannot be made."""
-    again = f"evaluate {champion.label} with these settings"
-    if champion.logged_run:
-        again += f" (-e evaluate -P logged_run={champion.logged_run})"
-    return Check(name, None, math.nan, "", reason=f"{why}: {again}, or do without by {keys}")
+def _refused(name: str, why: str, keys: str) -> Check:
+    """A comparison that a margin demands and that cannot be made; `why` says what would make it possible."""
+    return Check(name, None, math.nan, "", reason=f"{why}, or do without by {keys}")
 
 
 def _demands(margin: float, *, more: bool) -> bool:

@@ -15,7 +15,8 @@ from slmflow.config import GateMode
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import read_json
 from slmflow.packaging.weights import MLMODEL
-from slmflow.quality.alike import same_items, same_source, same_text
+from slmflow.quality.alike import same_items, same_set, same_source, same_text
+from slmflow.registry.common import windows_in_common
 from slmflow.registry.gate import Verdict, judge
 from slmflow.registry.relative import Champion, Measured
 from slmflow.registry.versions import registry_lock
@@ -48,47 +49,46 @@ def is_intact(version: ModelVersion) -> bool:
 
 
 def champion_of(
-    name: str, number: str, evaluation: dict[str, Any] | None = None
+    name: str, number: str, candidate: Measured | None = None
 ) -> tuple[Champion | None, list[str]]:
     """A version's evaluation, found by its tag `evaluate_run`; or None and why it cannot be compared with.
 
-    Where that was asked something else than `evaluation`, a later evaluation of the same model that was asked
-    the same is taken. A champion whose model is gone cannot be served: whatever passes by itself is better.
+    Where it has nothing in common with the candidate's, a later evaluation of the model that has is taken.
+    A champion whose model is gone cannot be served: whatever passes by itself is better.
     """
     try:
         version = MlflowClient().get_model_version(name, number)
         run_id = version.tags.get("evaluate_run")
         if run_id is None:
             return None, [f"champion v{number} has no evaluate_run: nothing is compared with it"]
-        run = mlflow.get_run(run_id)
-        found = runs.json_artifact(run, "evaluation.json")
-        if evaluation is not None and not _asked_alike(evaluation, found):
-            run, found = _later_evaluation(str(version.run_id), evaluation) or (run, found)
-        tables = table_of(run, "items.json"), table_of(run, "windows.json")
+        found = measured_of(mlflow.get_run(run_id))
+        if candidate is not None and not _comparable(candidate, found):
+            found = _later_evaluation(str(version.run_id), candidate) or found
     except (SlmflowError, MlflowException) as error:
         raise_problem(error)
         return None, [f"the evaluation of champion v{number} cannot be read: nothing is compared with it"]
     if not is_intact(version):
         return None, [f"the model of champion v{number} is gone or damaged: nothing is compared with it"]
-    return Champion(number, found, *tables, str(version.run_id)), []
+    return Champion(number, found.evaluation, found.items, found.windows, str(version.run_id)), []
 
 
-def _asked_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether all that may be compared of two evaluations is of the same tokens and items."""
-    return (not same_source(one, other) or same_text(one, other)) and same_items(one, other)
+def _comparable(one: Measured, other: Measured) -> bool:
+    """Whether two evaluations have windows and items in common, where they are to be compared by them."""
+    ours, theirs = one.evaluation, other.evaluation
+    windows = same_text(ours, theirs) or windows_in_common(one.windows, other.windows) > 0
+    return (windows or not same_source(ours, theirs)) and (same_items(ours, theirs) or same_set(ours, theirs))
 
 
-def _later_evaluation(logged_run: str, evaluation: dict[str, Any]) -> tuple[Run, dict[str, Any]] | None:
-    """The newest finished evaluation of a logged model that was asked what another one was."""
+def _later_evaluation(logged_run: str, candidate: Measured) -> Measured | None:
+    """The newest finished evaluation of a logged model that can be compared with a candidate's."""
     logged = mlflow.get_run(logged_run)
     store = open_store(logged.info.experiment_id)
     for found in store.runs(upstream_tag("logged_run"), logged_run):
         if found.status != "FINISHED" or check(found, store).reason is not None:
             continue
-        run = mlflow.get_run(found.run_id)
-        theirs = runs.json_artifact(run, "evaluation.json")
-        if _asked_alike(evaluation, theirs):
-            return run, theirs
+        measured = measured_of(mlflow.get_run(found.run_id))
+        if _comparable(candidate, measured):
+            return measured
     return None
 
 
@@ -97,7 +97,7 @@ def verdict_on(candidate: Measured, gate: GateConfig, name: str, number: str | N
     champion: Champion | None = None
     notes: list[str] = []
     if number is not None and gate.mode is not GateMode.off:
-        champion, notes = champion_of(name, number, candidate.evaluation)
+        champion, notes = champion_of(name, number, candidate)
     verdict = judge(candidate.evaluation, gate, champion, candidate.items, candidate.windows)
     return Verdict(verdict.candidate, verdict.checks, verdict.notes + notes)
 

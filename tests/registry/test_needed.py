@@ -14,7 +14,7 @@ from slmflow.config import Threshold
 from slmflow.quality.items import read_items
 from slmflow.quality.order import nested
 from slmflow.registry.gate import judge
-from slmflow.registry.needed import FLIPS, KL_SPREAD, _tokens_of, items_needed, rows_for, tokens_needed
+from slmflow.registry.needed import FLIPS, KL_SPREAD, items_needed, rows_for, tokens_needed, tokens_of_row
 from slmflow.registry.relative import Champion
 from tests.registry.test_gate import evaluation
 
@@ -74,7 +74,7 @@ def test_an_identical_model_with_as_many_tokens_passes_whatever_its_agreement_an
 @given(rows, st.floats(0.1, 1))
 def test_with_a_tenth_less_the_error_alone_exceeds_the_margin(row, share):
     """At the worst that the row itself lets pass: the number is no larger than it must be."""
-    needed = _tokens_of(row)
+    needed = tokens_of_row(row)
     assume(20 < needed < math.inf)
     fewer = 0.9 * needed
     least = max(row.min_top1, 0.5)
@@ -91,7 +91,7 @@ def test_a_wider_margin_never_needs_more_tokens(row, factor):
         max_kl_increase=row.max_kl_increase * factor,
         max_top1_decrease=min(row.max_top1_decrease * factor, 1),
     )
-    assert _tokens_of(wider) <= _tokens_of(row)
+    assert tokens_of_row(wider) <= tokens_of_row(row)
 
 
 kinds = st.lists(st.sampled_from("abcd"), min_size=1, max_size=300)
@@ -149,4 +149,4 @@ def judged(order, mine, theirs, margin):
 def test_a_margin_that_no_number_can_show_is_infinite(margin):
     assert items_needed(SHIPPED, margin) == math.inf
     row = Threshold(max_kl=0.01, min_top1=0.9, max_kl_increase=0.0, max_top1_decrease=0.1)
-    assert _tokens_of(row) == math.inf
+    assert tokens_of_row(row) == math.inf
