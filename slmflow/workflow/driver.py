@@ -243,6 +243,7 @@ class Driver:
     def _look_at(self, name: str) -> None:
         item, run, child, started = self._running[name]
         status = child.poll()
+        self._terminal.left = self._left()
         self._terminal.output(name, child.new_output(), last=status is not None)
         if status is None:
             return
@@ -252,7 +253,9 @@ class Driver:
         report.keep_log(now, child.log)
         if status == 0 and now.info.status == "FINISHED":
             item.state = State.done
-            self._terminal.line(f"✓ {name}  {time.time() - started:.1f} s, run {run.info.run_id}")
+            ended = f"{len(self._ids) + 1} of {len(self.items)} steps"
+            took = f"{time.time() - started:.1f} s"
+            self._terminal.line(f"✓ {name}  {took}, run {run.info.run_id} ({ended})")
             self._admit(item, run.info.run_id)
             return
         if now.info.status == "RUNNING":
@@ -270,6 +273,12 @@ class Driver:
             return
         item.state, self.failed[name] = State.failed, cause
         self._terminal.line(f"✗ {name}  {cause}\n  its log: {report.log_place(now, child.log)}", error=True)
+
+    def _left(self) -> str:
+        """What remains, for people."""
+        open_ = [one.name for one in self.items if one.name not in (*self._ids, *self._running, *self.failed)]
+        then = f", then {', '.join(open_)}" if open_ else ""
+        return f"{len(self._ids)} of {len(self.items)} steps done{then}"
 
     def _stop_children(self) -> None:
         """Interrupted: end the children, and leave no run of theirs RUNNING."""

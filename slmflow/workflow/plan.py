@@ -12,6 +12,8 @@ from slmflow.artifacts import stored_json
 from slmflow.compose import held_back
 from slmflow.config import Promote, Verify
 from slmflow.errors import SlmflowError
+from slmflow.workflow.enough import too_little
+from slmflow.workflow.estimate import estimate
 from slmflow.workflow.fingerprint import (
     Ingredients,
     differences,
@@ -90,6 +92,8 @@ class Item:
     """Of one of several register steps of a model: the gate's word on promotion, left to the sweep's end."""
     pins: list[str] = field(default_factory=list)
     """Overrides that hold a branch or an alias to what it meant when the plan was made."""
+    note: str = ""
+    """About how much it will ask, for people."""
 
     @property
     def needs(self) -> dict[str, str]:
@@ -106,7 +110,8 @@ class Item:
         """The item as the terminal shows it."""
         mark = {State.cached: "✓", State.wait: "◌", State.run: "●"}.get(self.state, "✗")
         word = "to run" if self.state is State.run else self.state.value
-        return f"{mark} {self.name:<22} {word:<8} {self.reason}"
+        note = f"; {self.note}" if self.note else ""
+        return f"{mark} {self.name:<22} {word:<8} {self.reason}{note}"
 
 
 def make_plan(step: str, variants: list[Variant], store: Store, graph: Graph) -> list[Item]:
@@ -163,6 +168,8 @@ def _item(
     upstream_keys = {parameter: upstream.key for parameter, upstream in needed.items()}
     item.parts = ingredients(STEPS[node.step], composition, upstream_keys, identity.content)
     settle(item, store)
+    if item.state is State.run and node.step == "evaluate" and "reference_run" not in needed:
+        item.note = estimate(item, store)
     return item
 
 
@@ -210,6 +217,8 @@ def disbelieve(
     for name, pinned in {"source": model.source.digest, "adapter": model.adapter.digest}.items():
         if item.node.step == "fetch" and pinned and run.tags.get(f"slmflow.{name}.digest") != pinned:
             return f"its content is not what model.{name}.digest={pinned[:12]}… pins"
+    if item.node.step == "evaluate":
+        return too_little(run, item, store)
     return _registry_moved(run, item, store) if item.node.step == "register" else None
 
 
