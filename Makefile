@@ -59,8 +59,12 @@ databricks: runtime  ## the whole workflow as one job of a workspace; CONFIG=…
 	$(ACTIVATE) && mlflow run $$folder/slmflow.zip -e register -b databricks \
 	  --backend-config $(or $(CONFIG),databricks/backend.json) --env-manager $(or $(ENV_MANAGER),uv) $(ARGS)
 
-bench: setup-all  ## every benchmark: prints tables, writes benchmarks/results/*.json
-	$(ACTIVATE) && set -e; for script in benchmarks/[a-z]*.py; do python -m benchmarks.$$(basename $$script .py); done
+bench: setup-all  ## benchmarks, an hour at most; one, whole: make bench-<evaluate|export|gguf|score|serving|workflow>
+	$(ACTIVATE) && python -m benchmarks
+
+bench-%: setup
+	@$(ACTIVATE) && python -m benchmarks $* $(ARGS)
+bench-score: setup-all
 
 lock: setup  ## compile requirements*.in to pinned files, and stamp conda.yaml; UPGRADE=1 takes the newest
 	$(ACTIVATE) && python tools/lock.py $(if $(UPGRADE),--upgrade)
