@@ -8,6 +8,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from driver import graph
 from slmflow.config.judgement import SMALL
 from slmflow.quality.tasks import NEW_TOKENS
 from slmflow.sweep import variants
@@ -19,7 +20,7 @@ from tests.workflow.made_runs import finished
 
 def note(overrides=""):
     """What the plan of the default model says of its pipeline's evaluation."""
-    items = make_plan("register", variants(overrides=overrides), open_store("0"))
+    items = make_plan("register", variants(overrides=overrides), open_store("0"), graph)
     (item,) = [item for item in items if item.name == "evaluate_pipeline"]
     assert item.state is State.run
     assert item.note in item.line
