@@ -24,16 +24,19 @@ PYTEST = $(ACTIVATE) && python -m tools.chromium && env -u MLFLOW_TRACKING_URI \
   pytest -n $(WORKERS) --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup runtime run test test-all lint databricks bench lock clean
+.PHONY: help runtime setup setup-all run test test-all lint databricks bench lock clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup:  ## make .venv and install the pinned packages, those of the tests too
-	@$(INSTALL) requirements.txt requirements-dev.txt
-
 runtime:
 	@$(INSTALL) requirements.txt
+
+setup:  ## make .venv and install the pinned packages: those of `make run` and of `make test`
+	@$(INSTALL) requirements.txt requirements-dev.txt
+
+setup-all:
+	@$(INSTALL) requirements.txt requirements-dev.txt requirements-spark.txt
 
 run: runtime  ## the whole workflow on the default model; ARGS='-P model=tiny_phi3' for another
 	$(ACTIVATE) && mlflow run . --env-manager local $(ARGS)
@@ -44,7 +47,7 @@ lint: setup  ## ruff and mypy
 test: lint  ## lint, types, and every test that is not slow; PART=serving for those of one part
 	@$(PYTEST) -m "not slow" $(TESTS)
 
-test-all: lint  ## every test; PART=serving, PART=end_to_end/test_adapter, … for one part of them
+test-all: setup-all lint  ## every test; PART=serving, PART=end_to_end/test_adapter, … for one part of them
 	@$(PYTEST) $(TESTS)
 
 databricks: runtime  ## the whole workflow as one job of a workspace; CONFIG=… is its cluster, ARGS='-P model=…'
@@ -56,11 +59,12 @@ databricks: runtime  ## the whole workflow as one job of a workspace; CONFIG=…
 	$(ACTIVATE) && mlflow run $$folder/slmflow.zip -e register -b databricks \
 	  --backend-config $(or $(CONFIG),databricks/backend.json) --env-manager $(or $(ENV_MANAGER),uv) $(ARGS)
 
-bench: setup  ## benchmarks, an hour at most; one, whole: make bench-<evaluate|export|gguf|score|serving|workflow>
+bench: setup-all  ## benchmarks, an hour at most; one, whole: make bench-<evaluate|export|gguf|score|serving|workflow>
 	$(ACTIVATE) && python -m benchmarks
 
 bench-%: setup
 	@$(ACTIVATE) && python -m benchmarks $* $(ARGS)
+bench-score: setup-all
 
 lock: setup  ## compile requirements*.in to pinned files, and stamp conda.yaml; UPGRADE=1 takes the newest
 	$(ACTIVATE) && python tools/lock.py $(if $(UPGRADE),--upgrade)

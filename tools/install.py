@@ -125,7 +125,8 @@ class Uv:
 
     def install(self, files: list[str], words: list[str]) -> bool:
         """Install all pins of these files; False where that fails, and uv has told why."""
-        command = [*self._command, "install", *self._python, *words]
+        # Compiled at once by all cores; else every process compiles where PYTHONDONTWRITEBYTECODE is set.
+        command = [*self._command, "install", "--compile-bytecode", *self._python, *words]
         if not sys.stderr.isatty():
             command.append("--quiet")
         for name in files:

@@ -1,4 +1,4 @@
-"""Compile requirements.in and requirements-dev.in to pinned files, and stamp conda.yaml.
+"""Compile requirements*.in to pinned files, and stamp conda.yaml.
 
     make lock               # pins that still fit stay as they are
     make lock UPGRADE=1     # every indirect dependency at its newest
@@ -61,9 +61,9 @@ def compile_pins(source: str, target: str, words: list[str]) -> None:
 
 
 def main() -> None:
-    """Write both requirement files and the stamp."""
-    compile_pins("requirements.in", "requirements.txt", sys.argv[1:])
-    compile_pins("requirements-dev.in", "requirements-dev.txt", sys.argv[1:])
+    """Write the requirement files and the stamp."""
+    for name in ("requirements", "requirements-dev", "requirements-spark"):
+        compile_pins(f"{name}.in", f"{name}.txt", sys.argv[1:])
     conda = ROOT / "conda.yaml"
     conda.write_text(stamp(conda.read_text(), (ROOT / "requirements.txt").read_bytes()))
 

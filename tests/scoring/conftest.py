@@ -36,8 +36,9 @@ WORDS = [
 ]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def java(tmp_path_factory):
+    """JAVA_HOME."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAVA_HOME", str(java_home(tmp_path_factory.mktemp("java"))))
         yield

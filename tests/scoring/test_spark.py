@@ -11,7 +11,7 @@ import pytest
 
 from tests.scoring.conftest import SPARK, broken_rows, read, score, short_rows, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("java")]
 
 
 def test_spark_gives_the_rows_of_the_embedded_engine_broken_ones_too(registered, tmp_path):
