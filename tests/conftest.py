@@ -23,6 +23,8 @@ from slmflow.export import export_folder
 from slmflow.sources import take
 from slmflow.workflow.locks import INHERITED
 
+pytest_plugins = ["tests.pages"]
+
 # Timing belongs into benchmarks/: a slow machine is no failure.
 hypothesis.settings.register_profile("slmflow", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("slmflow")

@@ -29,7 +29,9 @@ from mlflow.exceptions import MlflowException
 
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import sha256_of
+from slmflow.overrides import key_of
 from slmflow.tracking import raise_problem
+from slmflow.words import read_words
 from slmflow.workflow import launch, runs
 from slmflow.workflow.checkout import (
     COMMIT_TAG,
@@ -42,10 +44,10 @@ from slmflow.workflow.checkout import (
 )
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.command import command_run
+from slmflow.workflow.enough import ASKED_TAG
 from slmflow.workflow.fingerprint import flat
 from slmflow.workflow.outputs import place_of
 from slmflow.workflow.plan import KIND_TAG, STEP_TAG
-from slmflow.workflow.shell import parse_words
 from slmflow.workflow.steps import STEPS
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ PARAMETERS = ("run_id",)
 
 def run(argv: list[str]) -> int:
     """Rebuild, run, compare. Raises SlmflowError where it cannot be rebuilt, or where content differs."""
-    arguments = parse_words("reproduce", argv, PARAMETERS)
+    arguments = read_words("reproduce", argv, PARAMETERS).declared
     if not arguments.get("run_id"):
         raise SlmflowError("run_id is missing: give the id of a driver's run, as it printed it")
     with command_run("reproduce") as here, tempfile.TemporaryDirectory(prefix="slmflow-") as scratch:
@@ -156,7 +158,10 @@ def repeat(original: Run, clone: Path, python: str, here: Run) -> Run:
     if len(set(fetched)) > 1:
         raise SlmflowError("a sweep over models whose branches were resolved: reproduce one model's run")
     pins = fetched[0] if fetched else ()
-    words["overrides"] = " ".join([words.get("overrides", ""), *pins, "driver.cache=false"]).strip()
+    again = _as_much_as(original)
+    set_here = [*pins, *again, "driver.cache=false"]
+    words = {key: value for key, value in words.items() if key not in map(key_of, set_here)}
+    words["overrides"] = " ".join([words.get("overrides", ""), *set_here]).strip()
     step = original.data.tags[STEP_TAG]
     entry = "evaluate" if step == "register" else step
     client = MlflowClient()
@@ -178,6 +183,16 @@ def repeat(original: Run, clone: Path, python: str, here: Run) -> Run:
     if done.returncode:
         raise SlmflowError(f"the repetition failed: see run {run_id}")
     return client.get_run(run_id)
+
+
+def _as_much_as(original: Run) -> list[str]:
+    """The override by which the repetition asks as many windows and items, however long they take here.
+
+    None for a run of before these were decided by the time: its code knows no such key, and asks what it did.
+    """
+    ids = [item["run_id"] for item in runs.items_of(original) if item["step"] == "evaluate"]
+    decided = any(ASKED_TAG in MlflowClient().get_run(run_id).data.tags for run_id in ids)
+    return [f"evaluate.like={original.info.run_id}"] if decided else []
 
 
 def compare_runs(original: Run, repeated: Run) -> tuple[list[str], list[str]]:
