@@ -11,6 +11,7 @@ from tests.documented import commands, commands_of, form
 
 RUNS = "tests/end_to_end/test_literal_runs.py"
 MODELS = "tests/end_to_end/test_literal_models.py"
+WORDS = "tests/end_to_end/test_literal_words.py"
 TINY = "tests/end_to_end/test_tiny_workflow.py"
 EXAMPLES = f"{RUNS}::test_a_documented_example_does_what_it_says"
 PAGE = "tests/backends/test_submission.py::test_a_command_of_the_page_composes_as_it_stands"
@@ -28,12 +29,16 @@ TYPED = {
     "mlflow run <git>#<folder> -v": f"{RUNS}::test_a_project_below_another_repositorys_root_runs_from_its_git_address",
     f"mlflow run . {LOCAL}": f"{TINY}::test_it_succeeds_and_ends_with_the_table_and_the_next_commands",
     f"mlflow run . {LOCAL} -P override": "tests/end_to_end/test_cache.py::test_after_a_run_all_is_cached_and_running_again_launches_nothing",
-    f"mlflow run . {LOCAL} -P experiment": f"{RUNS}::test_an_experiment_and_overrides_reach_the_run_as_they_are_typed",
-    f"mlflow run . {LOCAL} -P experiment -P override": f"{RUNS}::test_an_experiment_and_overrides_reach_the_run_as_they_are_typed",
-    f"mlflow run <folder> {LOCAL} -P experiment": f"{RUNS}::test_an_experiment_and_overrides_reach_the_run_as_they_are_typed",
+    f"mlflow run . {LOCAL} -P experiment": f"{WORDS}::test_an_experiment_and_overrides_are_params_of_the_run_by_their_names",
+    f"mlflow run . {LOCAL} -P experiment -P override": f"{WORDS}::test_an_experiment_and_overrides_are_params_of_the_run_by_their_names",
+    f"mlflow run <folder> {LOCAL} -P experiment": f"{WORDS}::test_an_experiment_and_overrides_are_params_of_the_run_by_their_names",
     f"mlflow run . {LOCAL} -P sweep": "tests/end_to_end/test_driver.py::test_a_sweep_has_one_parent_registers_each_variant_and_promotes_the_recommended_once",
-    f"mlflow run . {LOCAL} -P model:path": "tests/end_to_end/test_prebuilt.py::test_without_a_base_there_is_the_onnx_candidate_only_and_fidelity_is_not_measured",
-    f"mlflow run . {LOCAL} -P model:hub": "tests/end_to_end/test_adapter.py::test_every_step_sees_the_merged_model_and_the_adapters_commit_is_pinned",
+    f"mlflow run . {LOCAL} -P model:path": f"{WORDS}::test_ones_own_model_is_fetched_by_the_words_of_readme",
+    f"mlflow run . {LOCAL} -P model:hub": f"{WORDS}::test_ones_own_model_is_fetched_by_the_words_of_readme",
+    f"mlflow run . {LOCAL} -P model:mlflow": f"{WORDS}::test_ones_own_model_is_fetched_by_the_words_of_readme",
+    f"mlflow run . {LOCAL} -P adapter -P model:hub": f"{WORDS}::test_ones_own_model_is_fetched_by_the_words_of_readme",
+    f"mlflow run . {LOCAL} -P override -P sweep": "tests/end_to_end/test_driver.py::test_a_variant_that_fails_does_not_stop_the_others",
+    "python driver.py override": f"{WORDS}::test_the_driver_is_a_program_of_its_own",
     f"mlflow run . -e fetch {LOCAL}": EXAMPLES,
     f"mlflow run . -e export_onnx {LOCAL}": EXAMPLES,
     f"mlflow run . -e export_onnx {LOCAL} -P fetch_run": EXAMPLES,
@@ -85,7 +90,6 @@ NOT_RUN = {
     "mlflow experiments create": "no workspace here",
     "docker *": "no engine here; the steps of the folder that it is given are carried out",
     "mlflow gc": "MLflow's own; the line that names it is tested",
-    f"mlflow run . {LOCAL} -P model:mlflow": "`mlflow run` is not; its source is, by tests/sources/test_local_and_mlflow.py",
     "apt-get *": "installs on the machine",
     "pip install": "installs on the machine",
 }

@@ -151,7 +151,7 @@ def pyenv_of(folder: Path) -> dict[str, str]:
 
 def test_the_virtualenv_manager_builds_the_environment_and_runs_in_it(project, store, client, tmp_path):
     done = typed(
-        "mlflow run . -e fetch --env-manager virtualenv -P model=tiny_phi3 -P overrides=model.source.seed=1",
+        "mlflow run . -e fetch --env-manager virtualenv -P model=tiny_phi3 -P model.source.seed=1",
         project,
         store,
         MLFLOW_ENV_ROOT=str(tmp_path / "envs"),
@@ -316,21 +316,9 @@ def test_a_documented_example_does_what_it_says(bare, project, store, client, ex
     assert run.data.tags.get("mlflow.project.env") is None, "MLflow's mark of an environment that it made"
 
 
-def test_an_experiment_and_overrides_reach_the_run_as_they_are_typed(project, store, client, tmp_path):
-    first = typed(
-        f"mlflow run {project} --env-manager local -P 'overrides=+experiment=tiny'", tmp_path, store
-    )
-    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
-    command = 'mlflow run . --env-manager local -P overrides="+experiment=tiny gate.mode=warn"'
-    done = typed(command, project, store)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "reused, run" in done.stdout
-    assert newest(client, "main").data.params["overrides"] == "'+experiment=tiny gate.mode=warn'"
-
-
 def test_make_run_is_mlflow_run_in_the_environment_that_make_made(bare, project, store):
-    """Without the installation: `.venv/.installed` is told to be there, and this environment to be the activated one."""
-    done = typed("make -o .venv/.installed run ACTIVATE=true ARGS='-P model=tiny_phi3'", project, store)
+    """Without the installation: this environment stands for the one that `make` would make and activate."""
+    done = typed("make -o runtime run ACTIVATE=true ARGS='-P model=tiny_phi3'", project, store)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.splitlines()[0] == "true && mlflow run . --env-manager local -P model=tiny_phi3"
     assert done.stdout.count("reused, run") == 7
