@@ -192,11 +192,14 @@ def test_a_virtual_environment_is_shared_by_its_managers(by_uv, project, store, 
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory):
-    """A team's repository, with this project below its root, at an address: its URI, its commit."""
+def served(tmp_path_factory):
+    """Two repositories at an address: this project, and a team's with this project in a folder; its URI, their commits."""
     folder = tmp_path_factory.mktemp("served")
-    (folder / "team.git").mkdir()
-    commit = checkout(folder / "team.git", below="models/slmflow")
+    commits = {}
+    for name, below in {"slmflow.git": ".", "team.git": "models/slmflow"}.items():
+        (folder / name).mkdir()
+        commits[name] = checkout(folder / name, below=below)
+        git("tag", "v1.0", folder=folder / name)
     port = free_port()
     command = [
         "git",
@@ -208,29 +211,44 @@ def team(tmp_path_factory):
     ]
     daemon = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        yield f"git://127.0.0.1:{port}/team.git", commit
+        yield f"git://127.0.0.1:{port}", commits
     finally:
         os.killpg(daemon.pid, signal.SIGTERM)
         daemon.wait()
 
 
-@pytest.mark.parametrize("version", ["<commit>", "main"])
-def test_a_project_below_another_repositorys_root_runs_from_its_git_address(
-    bare, conda, team, store, tmp_path, client, version
+@pytest.fixture
+def team(served):
+    """The address of the team's repository, and its commit."""
+    address, commits = served
+    return f"{address}/team.git", commits["team.git"]
+
+
+@pytest.mark.parametrize(
+    ("place", "version", "manager"),
+    [
+        ("slmflow.git", "<commit>", ""),
+        ("slmflow.git", "v1.0", " --env-manager uv"),
+        ("team.git#models/slmflow", "<commit>", ""),
+        ("team.git#models/slmflow", "main", ""),
+    ],
+)
+def test_the_project_runs_from_its_git_address_and_below_another_repositorys_root(
+    bare, conda, by_uv, served, store, tmp_path, client, place, version, manager
 ):
-    address, commit = team
-    version = version.replace("<commit>", commit)
-    done = typed(
-        f"mlflow run {address}#models/slmflow -v {version} -P model=tiny_phi3",
-        tmp_path,
-        store,
-        CONDA_EXE=str(conda / "bin/conda"),
+    address, commits = served
+    commit = commits[place.partition("#")[0]]
+    command = (
+        f"mlflow run {address}/{place} -v {version.replace('<commit>', commit)}{manager} -P model=tiny_phi3"
     )
+    environments = {"MLFLOW_ENV_ROOT": str(by_uv[1]), **uv_torch()}
+    done = typed(command, tmp_path, store, CONDA_EXE=str(conda / "bin/conda"), **environments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count("reused, run") == 7, "the same files, wherever they lie"
     run = newest(client, "main")
     assert run.data.tags["mlflow.source.git.commit"] == commit
-    assert run.data.tags["mlflow.source.name"] == f"{address}#models/slmflow"
+    assert run.data.tags["mlflow.source.name"] == f"{address}/{place}"
+    assert run.data.tags["mlflow.project.env"] == (manager.removeprefix(" --env-manager ") or "conda")
 
 
 def test_what_fails_from_a_git_address_is_resumed_from_it(bare, conda, team, store, tmp_path):
