@@ -29,8 +29,8 @@ AFTERWARDS = 4.0
 TYPICAL = 128
 """Tokens of a question with its answer."""
 READS, DECODES, ROWS = 0.4, 2.0, 16
-"""An export beside the pipeline: `gguf_cpu` of the default model, the slowest that is shipped, reads prompts at
-0.4 to 0.5 times and decodes at 2.4 times the pipeline's speed, 16 rows at once (docs/evaluate.md)."""
+"""An export beside the pipeline: `gguf_cpu` of the default model, the slowest that is shipped, reads at 0.4 to
+0.5 times and decodes at 2.4 times its speed, 16 rows at once (docs/evaluate.md)."""
 
 
 @dataclass(frozen=True)
