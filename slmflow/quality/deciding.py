@@ -29,7 +29,7 @@ AFTERWARDS = 4.0
 TYPICAL = 128
 """Tokens of a question with its answer."""
 READS, DECODES, ROWS = 0.4, 2.0, 16
-"""An export beside the pipeline: `gguf_cpu` of the default model, the slowest that is shipped, reads at 0.4 to
+"""An export beside the pipeline: `gguf_cpu` of the default model, the slowest one shipped, reads at 0.4 to
 0.5 times and decodes at 2.4 times its speed, 16 rows at once (docs/evaluate.md)."""
 
 
