@@ -53,15 +53,19 @@ def test_a_fast_machine_asks_all_and_a_slow_one_what_the_gate_needs_and_says_so(
 
 
 def test_a_pipeline_leaves_time_for_slower_candidates_and_says_where_there_is_none(capsys):
-    """Reading 1,000 tokens a second it could ask all within the minute; an export at a third of it could not."""
-    times = [0.064 + 0.031 * at for at in range(16)]
+    """Reading 800 tokens a second it could ask all within the minute; an export at 0.4 times that could not."""
+    times = [0.08 + 0.031 * at for at in range(16)]
     few = settled(times, ask())
-    assert few["items"] == 151
-    assert "too short for slower candidates, which are asked the same: some " in capsys.readouterr().out
+    assert 151 < few["items"] < 250
+    assert "too short" not in capsys.readouterr().out
     for part in ("fidelity", "tasks"):
         Journal(part).close()
     alone = settled(times, ask(), is_pipeline=False)
     assert alone["items"] > few["items"]
+    for part in ("fidelity", "tasks"):
+        Journal(part).close()
+    settled([0.15 + 0.02 * at for at in range(16)], ask())
+    assert "too short for slower candidates, which are asked the same: some " in capsys.readouterr().out
 
 
 def test_no_limit_asks_all_whatever_it_takes(capsys):
