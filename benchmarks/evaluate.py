@@ -1,6 +1,6 @@
 """What an evaluation costs beside the passes that it needs, and whether its perplexity is llama.cpp's.
 
-    python -m benchmarks.evaluate          # three minutes; needs node and npm for llama.cpp
+    python -m benchmarks.evaluate          # a quarter of an hour; node and npm for llama.cpp's perplexity
     python -m benchmarks.evaluate llama=no # without it
 
 The default model, as int8 and as the pipeline. Both sides of a ratio run in turn in this process.
@@ -8,9 +8,6 @@ The default model, as int8 and as the pipeline. Both sides of a ratio run in tur
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks import Row, publish, row
-from benchmarks.gguf import LLAMA_CPP
+from benchmarks import Row, _node, row, run
 from benchmarks.serving import make_models
 from slmflow.models.slm_runtime.cores import physical_cores
 from slmflow.text import shipped_text
-from slmflow.workflow.closure import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,9 +73,9 @@ def fidelity_cost(kind: str, uri: str, windows: list[Window], logs: np.ndarray[A
 
 def tasks_cost(kind: str, uri: str) -> list[Row]:
     """Seconds for the shipped items, and rows that differ the second time."""
+    from slmflow.quality.asking import measure_tasks
     from slmflow.quality.candidates import load
     from slmflow.quality.items import read_items
-    from slmflow.quality.tasks import measure_tasks
 
     candidate, items = load(kind, uri), read_items("shipped")
     rows, seconds = [], []
@@ -97,8 +92,8 @@ def tasks_cost(kind: str, uri: str) -> list[Row]:
 
 
 def choices_cost(kind: str, candidate: Candidate, items: Items) -> Row:
-    """Multiple choice with each prompt read once, beside a pass over each prompt with each choice."""
-    from slmflow.quality.tasks import log_likelihoods
+    """Multiple choice as it is asked, beside a pass over each prompt with each choice."""
+    from slmflow.quality.asking import log_likelihoods
 
     asked = [
         (item.prompt, [f" {choice}" for choice in item.fields["choices"]])
@@ -107,7 +102,7 @@ def choices_cost(kind: str, candidate: Candidate, items: Items) -> Row:
     ]
     texts = [candidate.encode(prompt + choice) for prompt, choices in asked for choice in choices]
     base = timed(lambda: [candidate.logprobs(ids) for ids in texts])
-    seconds = timed(lambda: [log_likelihoods(candidate, *one) for one in asked])
+    seconds = timed(lambda: log_likelihoods(candidate, asked))
     return row(f"{kind}: {len(texts)} choices, peer: a pass over each", seconds, "s", base, at_most=0.67)
 
 
@@ -126,30 +121,24 @@ def reference_cost(huggingface: Path, windows: list[Window], place: Path) -> Row
 
 def llama_perplexity(folder: Path, windows: list[Window], ours: float) -> Row:
     """Perplexity of the default model's file, ours from its weights in fp32, theirs as llama.cpp computes."""
-    install = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", str(folder), LLAMA_CPP]
-    subprocess.run(install, check=True, stdout=sys.stderr)
+    _node.install(folder)
     request = {
         "model": str(next((folder / "source").rglob("*.gguf"))),
         "threads": physical_cores(),
         "windows": [{"ids": window.ids, "start": window.scored.start} for window in windows],
     }
-    path = folder / "logprobs-request.json"
-    path.write_text(json.dumps(request))
-    script = str(ROOT / "benchmarks" / "llama_logprobs.mjs")
-    done = subprocess.run(
-        ["node", script, str(path)], cwd=folder, stdout=subprocess.PIPE, text=True, check=True
-    )
-    theirs = float(np.exp(-np.concatenate(json.loads(done.stdout)["logprobs"]).mean()))
+    found = _node.ask("llama_logprobs", request, folder)["logprobs"]
+    theirs = float(np.exp(-np.concatenate(found).mean()))
     print(f"perplexity: ours {ours:.4f}, llama.cpp's {theirs:.4f}", file=sys.stderr)
     return row("perplexity, distance to llama.cpp's", 100 * abs(ours / theirs - 1), "%", at_most=1)
 
 
-def main(arguments: list[str]) -> None:
-    """Measure everything and publish it."""
+def measure(words: dict[str, str]) -> list[Row]:
+    """Everything, llama.cpp's perplexity where it is wanted and npm is there."""
     from slmflow.models.slm_runtime.tokenizer import TextTokenizer
     from slmflow.quality.windows import windows_of
 
-    words = dict(word.split("=", 1) for word in arguments)
+    llama = words.get("llama") != "no" and _node.there()
     with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as name:
         folder = Path(name)
         uris = make_models(["int8_cpu"], folder)
@@ -160,13 +149,13 @@ def main(arguments: list[str]) -> None:
         logs = np.load(place, mmap_mode="r")
         targets = np.concatenate([window.targets for window in windows])
         ours = float(np.exp(-logs[np.arange(len(targets)), targets].astype(np.float64).mean()))
-        if words.get("llama") != "no" and shutil.which("npm"):
+        if llama:
             rows.append(llama_perplexity(folder, windows, ours))
         for kind, uri in (("onnx", uris["int8_cpu"]), ("pipeline", uris["pipeline"])):
             rows += fidelity_cost(kind, uri, windows, logs)
             rows += tasks_cost(kind, uri)
-    publish("evaluate", rows)
+    return rows
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run("evaluate", measure, ["llama"])

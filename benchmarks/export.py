@@ -1,7 +1,7 @@
 """What an export costs: seconds, memory, bytes; ours beside the stock builder and optimum, one after another.
 
-    python -m benchmarks.export                        # 135 M, 1 B and 3.8 B parameters, twenty minutes
-    python -m benchmarks.export sizes=135M             # the default model only, three minutes
+    python -m benchmarks.export                        # 135 M, 1 B and 3.8 B parameters, an hour and a half
+    python -m benchmarks.export sizes=135M             # the default model only, two to five minutes
     python -m benchmarks.export peer=/venv/bin/python  # beside the stock builder of another environment, too
 
 Every export is a process of its own, watched from outside: the most anonymous memory (RssAnon) and the most
@@ -13,7 +13,6 @@ random weights in bf16, of Llama's and of Phi-3-mini's dimensions.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -24,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import Row, publish, row
+from benchmarks import Row, row, run
 from slmflow.compose import compose
+from slmflow.errors import SlmflowError
 from slmflow.export.genai import builder_options, described
 from slmflow.files import digests_under, size_under, write_json
 from slmflow.workflow.closure import ROOT
@@ -170,7 +170,7 @@ def default_model(folder: Path) -> Path:
     return folder / "huggingface"
 
 
-def measure(size: str, scratch: Path, peers: dict[str, str]) -> list[Row]:
+def measure_size(size: str, scratch: Path, peers: dict[str, str]) -> list[Row]:
     """Every variant of one model, ours and each peer in turn."""
     source = default_model(scratch / size) if size == "135M" else random_folder(size, scratch / size)
     rows = []
@@ -240,23 +240,23 @@ def compared(what: str, mine: Cost, peer: str, theirs: Cost) -> list[Row]:
     ]
 
 
-def main(arguments: list[str]) -> None:
-    """Measure the sizes that are named, all by default."""
-    words = dict(word.split("=", 1) for word in arguments)
-    sizes = words.get("sizes", "135M,1B,3.8B").split(",")
+def measure(words: dict[str, str]) -> list[Row]:
+    """The sizes that are named, all by default."""
+    sizes = words.get("sizes", ",".join(VARIANTS)).split(",")
+    if unknown := [size for size in sizes if size not in VARIANTS]:
+        raise SlmflowError(f"sizes={','.join(unknown)}: choose among {', '.join(VARIANTS)}")
     peers = {"stock builder": sys.executable}
     if "peer" in words:
         peers["newer builder"] = words["peer"]
     rows = []
     with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as scratch:
         for size in sizes:
-            rows += measure(size, Path(scratch), peers)
-    publish("export", rows)
-    print(json.dumps([entry.name for entry in rows if not entry.holds]))
+            rows += measure_size(size, Path(scratch), peers)
+    return rows
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["job"]:
         job(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
     else:
-        main(sys.argv[1:])
+        run("export", measure, ["sizes", "peer"])

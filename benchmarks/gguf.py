@@ -1,13 +1,14 @@
-"""GGUF files as they are: size, fidelity and speed of each type and level, beside llama.cpp on the same file.
+"""GGUF files as they are: size, fidelity and speed of each type and level.
 
-    python -m benchmarks.gguf                  # every type, twenty minutes; needs node and npm for llama.cpp
-    python -m benchmarks.gguf types=Q4_1,Q4_K  # some of them
+    python -m benchmarks.gguf                  # every type, half an hour; node and npm for the peer
+    python -m benchmarks.gguf types=Q4_1,Q4_K  # some of them, three minutes a type
 
 The legacy types are made of the default model's own weights (its file is Q4_1); K-quants, whose blocks of 256
-do not fit its rows of 576, are random valid blocks of a model of as many weights. Ours and llama.cpp's speeds
-come in turn from processes of their own, with as many threads as there are cores; llama.cpp is the prebuilt
-binary of node-llama-cpp. Fidelity is against the file's own weights in fp32, on 1,024 tokens of the project's
-text.
+do not fit its rows of 576, are random valid blocks of a model of as many weights. Fidelity is against the
+file's own weights in fp32, on 1,024 tokens of the project's text.
+
+Beside our speeds stand those of node-llama-cpp on the same file, in turn, in a process of its own, with as
+many threads as there are cores. They are not llama.cpp's own: see `benchmarks/_node.py`.
 """
 
 from __future__ import annotations
@@ -24,20 +25,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import Row, publish, row
+from benchmarks import Row, _node, row, run
 from slmflow.compose import compose
 from slmflow.config import Level
+from slmflow.errors import SlmflowError
 from slmflow.files import size_under, write_json
 from slmflow.models.slm_runtime.cores import physical_cores
 from slmflow.workflow.closure import ROOT
 
-LLAMA_CPP = "node-llama-cpp@3.22.1"
 LEGACY = ("Q4_1", "Q4_0", "Q5_0", "Q5_1", "Q8_0", "F16")
 K_QUANTS = ("Q4_K", "Q5_K", "Q6_K", "Q4_K_M")
 """The last is Q4_K with Q6_K for attention's values, the feed-forward's way down, and the embedding."""
 WINDOW, WINDOWS, PROMPT, NEW, REPEATS = 256, 4, 64, 64, 5
 KL_GOAL = {Level.exact: 1e-5, Level.precise: 1e-3, Level.fast: 1e-2}
-SPEED_GOAL = {Level.exact: None, Level.precise: 1.0, Level.fast: 1.5}
 
 
 def make_file(kind: str, path: Path, default: Path) -> None:
@@ -152,8 +152,8 @@ def in_process(task: str, folder: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def llama_cpp(node: Path, folder: Path) -> dict[str, float]:
-    """llama.cpp's speeds on the same file."""
+def node_llama_cpp(node: Path, folder: Path) -> dict[str, float]:
+    """node-llama-cpp's speeds on the same file."""
     windows = json.loads((folder / "windows.json").read_text())
     request = {
         "model": str(next((folder / "source").glob("*.gguf"))),
@@ -162,16 +162,11 @@ def llama_cpp(node: Path, folder: Path) -> dict[str, float]:
         "newTokens": NEW,
         "repeats": REPEATS,
     }
-    path = write_json(folder / "request.json", request)
-    script = str(ROOT / "benchmarks" / "llama_cpp.mjs")
-    done = subprocess.run(
-        ["node", script, str(path)], cwd=node, stdout=subprocess.PIPE, text=True, check=True
-    )
-    found = json.loads(done.stdout)
+    found = _node.ask("llama_cpp", request, node)
     return {name: statistics.median(found[name]) for name in ("prefill", "decode")}
 
 
-def measure(kind: str, folder: Path, node: Path, default: Path) -> list[Row]:
+def measure_type(kind: str, folder: Path, node: Path | None, default: Path) -> list[Row]:
     """Every level of one type."""
     (folder / "source").mkdir(parents=True)
     path = folder / "source" / "model.gguf"
@@ -180,14 +175,20 @@ def measure(kind: str, folder: Path, node: Path, default: Path) -> list[Row]:
     rows = []
     for level in Level:
         exported = in_process(level.value, folder)
-        ours, theirs = in_process(level.value, folder), llama_cpp(node, folder)
+        ours = in_process(level.value, folder)
+        theirs = node_llama_cpp(node, folder) if node else {}
         name = f"{kind} {level.value}"
         rows += [
             row(f"{name}: folder", exported["size"] / 1e6, "MB", path.stat().st_size / 1e6, at_most=1.5),
             row(f"{name}: KL divergence", ours["kl"], "nats", at_most=KL_GOAL[level]),
             row(f"{name}: top-1 agreement", ours["top1"], ""),
-            row(f"{name}: decode", ours["decode"], "tok/s", theirs["decode"], at_least=SPEED_GOAL[level]),
-            row(f"{name}: prefill of {PROMPT}", ours["prefill"], "tok/s", theirs["prefill"]),
+            row(f"{name}: decode, peer: node-llama-cpp", ours["decode"], "tok/s", theirs.get("decode")),
+            row(
+                f"{name}: prefill of {PROMPT}, peer: node-llama-cpp",
+                ours["prefill"],
+                "tok/s",
+                theirs.get("prefill"),
+            ),
             row(f"{name}: load", ours["load"], "s"),
             row(f"{name}: memory served", ours["memory"] / 1e6, "MB"),
             row(f"{name}: export", exported["seconds"], "s"),
@@ -197,26 +198,28 @@ def measure(kind: str, folder: Path, node: Path, default: Path) -> list[Row]:
     return rows
 
 
-def main(arguments: list[str]) -> None:
-    """Measure the types that are named, all by default."""
+def measure(words: dict[str, str]) -> list[Row]:
+    """The types that are named, all by default."""
     from slmflow.sources import take
 
-    words = dict(word.split("=", 1) for word in arguments)
     kinds = words["types"].split(",") if "types" in words else [*LEGACY, *K_QUANTS]
+    if unknown := [kind for kind in kinds if kind not in (*LEGACY, *K_QUANTS)]:
+        raise SlmflowError(f"types={','.join(unknown)}: choose among {', '.join((*LEGACY, *K_QUANTS))}")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as name:
         scratch = Path(name)
-        install = ["npm", "install", "--silent", "--ignore-scripts", "--prefix", name, LLAMA_CPP]
-        subprocess.run(install, check=True, stdout=sys.stderr)
+        node = scratch if _node.there() else None
+        if node:
+            _node.install(node)
         taken = take(compose(model="smollm2_135m").config.model.source, scratch / "default")
         default = next(taken.folder.glob("*.gguf"))
         for kind in kinds:
-            rows += measure(kind, scratch / kind, scratch, default)
-    publish("gguf", rows)
+            rows += measure_type(kind, scratch / kind, node, default)
+    return rows
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["job"]:
         print(json.dumps(job(sys.argv[2], Path(sys.argv[3]))))
     else:
-        main(sys.argv[1:])
+        run("gguf", measure, ["types"])

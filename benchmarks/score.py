@@ -1,6 +1,6 @@
 """Rows a second of `-e score`: beside row-by-row `predict`, on Spark, and with more processes.
 
-    python -m benchmarks.score               # twelve minutes
+    python -m benchmarks.score               # two minutes; twelve without VNNI
     python -m benchmarks.score spark=no      # without Java
 
 The default model as int8, short prompts, 32 new tokens a row; Spark's own cost by a tiny model. Both sides of
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import Row, publish, row
+from benchmarks import Row, row, run
 from benchmarks.serving import make_models
 from slmflow.compose import compose
 from slmflow.models.slm_runtime.cores import physical_cores
@@ -146,9 +145,8 @@ def model_of_machines(rows: list[Row]) -> list[Row]:
     return [row(f"MODEL: a million rows on {MACHINES} machines, peer: one", hours, "h", table / rate / 3600)]
 
 
-def main(argv: list[str]) -> None:
-    """Measure and publish."""
-    words = dict(word.split("=") for word in argv)
+def measure(words: dict[str, str]) -> list[Row]:
+    """Everything, or without Spark."""
     with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as scratch:
         folder = Path(scratch)
         uri = make_models(["int8_cpu"], folder)["int8_cpu"]
@@ -157,8 +155,8 @@ def main(argv: list[str]) -> None:
         if words.get("spark") != "no":
             rows += spark_cost(folder)
             rows += model_of_machines(rows)
-    publish("score", rows)
+    return rows
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run("score", measure, ["spark"])

@@ -1,16 +1,17 @@
 """What the driver costs: time, bytes and lookups, each beside the plain thing, measured in the same run.
 
-    python -m benchmarks.workflow                     # the default model, ten minutes
-    python -m benchmarks.workflow model=tiny_phi3     # tiny, offline
-    python -m benchmarks.workflow large               # a random model of 1 B parameters as well, 40 minutes
+    python -m benchmarks.workflow                     # with a random model of 1 B parameters, 40 minutes
+    python -m benchmarks.workflow large=no            # without it, a quarter of an hour
+    python -m benchmarks.workflow large=no model=tiny_phi3   # tiny, offline, three minutes
 
-Cached and plan are held against `mlflow run` of an empty project; cold against `benchmarks.by_hand`, one
-Python process that does the same work and the same proofs; bytes against the distinct content.
+First a whole run as `make run` does it, stage by stage: wall time as the driver sees it, beside the work
+inside the step (its own `record.json`). Cached and plan are held against `mlflow run` of an empty project;
+cold, without task items, against `benchmarks._by_hand`, one Python process that does the same work and the
+same proofs; bytes against the distinct content.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import statistics
@@ -25,13 +26,16 @@ import mlflow
 from mlflow import MlflowClient
 
 import slmflow  # noqa: F401  switches telemetry off
-from benchmarks import Row, publish, row
+from benchmarks import Row, row, run
 from slmflow.files import files_under
 from slmflow.workflow import runs
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.lookup import ClientStore, SqliteStore, Store
 from slmflow.workflow.plan import KIND_TAG, key_tag, key_tags
 
+WHOLE_RUN_SECONDS = 150.0
+"""What `make run` may take beyond its installation, on 2 cores of a quiet machine."""
+NO_ITEMS = "evaluate.items=none"
 EMPTY = "name: empty\nentry_points:\n  main:\n    command: 'true'\n"
 ONE_BILLION = (
     "model.source.hidden_size=2048 model.source.intermediate_size=8192 model.source.layers=16 "
@@ -62,8 +66,32 @@ def parameters(words: dict[str, str]) -> list[str]:
     return [part for key, value in words.items() for part in ("-P", f"{key}={value}")]
 
 
-def cold(name: str, words: dict[str, str], at_most: float) -> list[Row]:
-    """A cold run against the same by hand, its bytes against its content, and the driver's overhead."""
+def stages(name: str, words: dict[str, str], at_most: float | None) -> list[Row]:
+    """A whole run in an empty store, and where its time goes."""
+    with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as scratch:
+        seconds = mlflow_run(Path(scratch), *parameters(words))
+        parent = driver_in(Path(scratch))
+        rows = [row(f"{name}: whole run", seconds, "s", at_most=at_most)]
+        for child in runs.children(parent):
+            wall = (child.info.end_time - child.info.start_time) / 1000
+            work = float(runs.json_artifact(child, "record.json")["seconds"])
+            rows.append(row(f"{name}: {child.info.run_name}, beside its work", wall, "s", peer=work))
+        mlflow.set_tracking_uri(None)
+    return rows
+
+
+def driver_in(folder: Path) -> mlflow.entities.Run:
+    """The driver's run in the store of a folder, which becomes the store of this process."""
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    (parent,) = MlflowClient().search_runs(["0"], f"tags.{KIND_TAG} = 'driver'")
+    return parent
+
+
+def cold(name: str, words: dict[str, str], at_most: float | None) -> list[Row]:
+    """A cold run against the same by hand, its bytes against its content, and the driver's overhead.
+
+    A tiny model, whose weights weigh nothing beside the rest, has no goals: `at_most` is None.
+    """
     rows = []
     with tempfile.TemporaryDirectory(prefix="slmflow-bench-") as scratch:
         folder, hand = Path(scratch) / "ours", Path(scratch) / "hand"
@@ -73,18 +101,18 @@ def cold(name: str, words: dict[str, str], at_most: float) -> list[Row]:
         wrote = written() - before
         before = written()
         began = time.perf_counter()
-        by_hand = [sys.executable, "-m", "benchmarks.by_hand", str(hand)]
+        by_hand = [sys.executable, "-m", "benchmarks._by_hand", str(hand)]
         by_hand += [f"{key}={value}" for key, value in words.items()]
         done = subprocess.run(by_hand, cwd=ROOT, check=True, capture_output=True, text=True)
         hand_seconds = time.perf_counter() - began
         hand_wrote = written() - before
         print(done.stdout)
         rows.append(row(f"{name}: cold, beside by hand", seconds, "s", peer=hand_seconds, at_most=at_most))
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        (parent,) = MlflowClient().search_runs(["0"], f"tags.{KIND_TAG} = 'driver'")
+        parent = driver_in(folder)
         content, reference = distinct_bytes(parent)
         net = wrote - reference
-        rows.append(row(f"{name}: bytes, beside distinct content", net / 1e6, "MB", content / 1e6, 1.2))
+        most = None if at_most is None else 1.2
+        rows.append(row(f"{name}: bytes, beside distinct content", net / 1e6, "MB", content / 1e6, most))
         rows.append(row(f"{name}: bytes by hand", (hand_wrote - reference) / 1e6, "MB", content / 1e6))
         rows.append(row(f"{name}: reference/, apart", reference / 1e6, "MB"))
         overhead, steps = driver_overhead(parent, seconds)
@@ -186,18 +214,19 @@ def fill(path: Path, count: int) -> None:
             database.executemany("INSERT INTO tags (key, value, run_uuid) VALUES (?,?,?)", rows)
 
 
-def measure(arguments: list[str]) -> list[Row]:
-    """All of it; the parts that need the default model take another's words instead, if given."""
-    words = dict(word.split("=", 1) for word in arguments if "=" in word)
+def measure(words: dict[str, str]) -> list[Row]:
+    """All of it; the parts that need the default model take another's name instead, if given."""
+    chosen = {"model": words["model"]} if "model" in words else {}
     name = words.get("model", "default model")
-    rows = [*warm({"model": "tiny_phi3", "overrides": "evaluate=quick"}), *lookups(), *cold(name, words, 1.8)]
-    if "large" in arguments:
+    rows = stages(name, chosen, None if chosen else WHOLE_RUN_SECONDS)
+    rows += warm({"model": "tiny_phi3", "overrides": "evaluate=quick"})
+    rows += lookups()
+    rows += cold(name, {**chosen, "overrides": NO_ITEMS}, None if chosen else 1.8)
+    if words.get("large") != "no":
         large = {"model": "tiny_phi3", "export": "int8_cpu", "overrides": ONE_BILLION}
         rows += cold("1 B random", large, 1.1)
     return rows
 
 
 if __name__ == "__main__":
-    found = measure(sys.argv[1:])
-    publish("workflow", found)
-    print(json.dumps([entry.name for entry in found if not entry.holds]))
+    run("workflow", measure, ["large", "model"])

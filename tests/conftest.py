@@ -25,6 +25,8 @@ from slmflow.sources import take
 from slmflow.workflow.locks import INHERITED
 from tests import warm
 
+pytest_plugins = ["tests.pages"]
+
 # Timing belongs into benchmarks/: a slow machine is no failure.
 hypothesis.settings.register_profile("slmflow", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("slmflow")

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param
 
 from slmflow.tracking import without_userinfo
-from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, checkout, installed
+from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, FOLDER_TAG, PATCH_TAG, checkout, installed
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.liveness import HEARTBEAT_TAG, heartbeat
 from slmflow.workflow.plan import KIND_TAG, NODE_TAG, STEP_TAG, key_tags
@@ -128,6 +128,8 @@ def record_checkout() -> None:
     tags = {DIRTY_TAG: str(state.dirty).lower()}
     if state.commit:
         tags[COMMIT_TAG] = state.commit
+    if state.below:
+        tags[FOLDER_TAG] = state.below
     if state.dirty:
         tags[PATCH_TAG] = state.withheld or "logged"
         if not state.withheld:

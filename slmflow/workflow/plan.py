@@ -12,6 +12,8 @@ from slmflow.artifacts import stored_json
 from slmflow.compose import held_back
 from slmflow.config import Promote, Verify
 from slmflow.errors import SlmflowError
+from slmflow.workflow.enough import too_little
+from slmflow.workflow.estimate import estimate
 from slmflow.workflow.fingerprint import (
     Ingredients,
     differences,
@@ -19,7 +21,7 @@ from slmflow.workflow.fingerprint import (
     key_of_ingredients,
     step_identity,
 )
-from slmflow.workflow.graph import Node, graph, needed_for
+from slmflow.workflow.graph import Graph, Node, needed_for
 from slmflow.workflow.liveness import HEARTBEAT_TAG, is_alive
 from slmflow.workflow.outputs import check
 from slmflow.workflow.steps import STEPS
@@ -90,6 +92,8 @@ class Item:
     """Of one of several register steps of a model: the gate's word on promotion, left to the sweep's end."""
     pins: list[str] = field(default_factory=list)
     """Overrides that hold a branch or an alias to what it meant when the plan was made."""
+    note: str = ""
+    """About how much it will ask, for people."""
 
     @property
     def needs(self) -> dict[str, str]:
@@ -106,10 +110,11 @@ class Item:
         """The item as the terminal shows it."""
         mark = {State.cached: "✓", State.wait: "◌", State.run: "●"}.get(self.state, "✗")
         word = "to run" if self.state is State.run else self.state.value
-        return f"{mark} {self.name:<22} {word:<8} {self.reason}"
+        note = f"; {self.note}" if self.note else ""
+        return f"{mark} {self.name:<22} {word:<8} {self.reason}{note}"
 
 
-def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
+def make_plan(step: str, variants: list[Variant], store: Store, graph: Graph) -> list[Item]:
     """Every step of every variant that an entry point needs, each after what it needs.
 
     Steps of two variants with the same key are one item. Where several variants register one model none
@@ -124,8 +129,8 @@ def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
         with_pipeline = composition.base is not None or composition.config.export.exporter != "prebuilt"
         placed: dict[str, Item] = {}
         name = composition.config.model.name
-        for node in needed_for(step, graph(with_pipeline=with_pipeline)):
-            needed = {parameter: placed[need] for parameter, need in node.needs.items()}
+        for node in needed_for(step, graph(with_pipeline)):
+            needed = {parameter: placed[need.name] for parameter, need in node.needs.items()}
             promote = composition.config.gate.promote if node.step == "register" and name in swept else None
             item = _item(node, variant, needed, store, items, promote)
             if item.key in shared:
@@ -163,6 +168,8 @@ def _item(
     upstream_keys = {parameter: upstream.key for parameter, upstream in needed.items()}
     item.parts = ingredients(STEPS[node.step], composition, upstream_keys, identity.content)
     settle(item, store)
+    if item.state is State.run and node.step == "evaluate" and "reference_run" not in needed:
+        item.note = estimate(item, store)
     return item
 
 
@@ -210,6 +217,8 @@ def disbelieve(
     for name, pinned in {"source": model.source.digest, "adapter": model.adapter.digest}.items():
         if item.node.step == "fetch" and pinned and run.tags.get(f"slmflow.{name}.digest") != pinned:
             return f"its content is not what model.{name}.digest={pinned[:12]}… pins"
+    if item.node.step == "evaluate":
+        return too_little(run, item, store)
     return _registry_moved(run, item, store) if item.node.step == "register" else None
 
 

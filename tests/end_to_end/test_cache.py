@@ -10,6 +10,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from driver import graph
 from slmflow.sweep import variants
 from slmflow.workflow import runs
 from slmflow.workflow.lookup import open_store
@@ -41,7 +42,7 @@ def store(made, monkeypatch):
 
 
 def planned(overrides="evaluate=quick"):
-    return make_plan("register", variants(model="tiny_phi3", overrides=overrides), open_store("0"))
+    return make_plan("register", variants(model="tiny_phi3", overrides=overrides), open_store("0"), graph)
 
 
 def plan(overrides="evaluate=quick"):

@@ -21,7 +21,7 @@ from tests.hub_stand_in import COMMIT, hub, repo_of
 def workflow(tmp_path_factory):
     """One whole run, from nothing: its store and its finished process."""
     store = tmp_path_factory.mktemp("store")
-    return store, run_project(["-P", "model=tiny_phi3"], store)
+    return store, run_project(["-P", "experiment=tiny", "-P", "package.max_tokens=200"], store)
 
 
 @pytest.fixture
@@ -93,7 +93,10 @@ def test_every_step_is_a_finished_nested_named_child(workflow, client):
 def test_children_carry_what_repeats_them(workflow, client):
     (parent, *_) = drivers(client)
     by_name = {child.info.run_name: child for child in runs.children(parent)}
+    assert parent.data.params["package.max_tokens"] == "200"
+    assert {child.data.params["package.max_tokens"] for child in by_name.values()} == {"200"}
     params = by_name["evaluate_onnx"].data.params
+    assert params["experiment"] == "tiny"
     assert params["model"] == "tiny_phi3"
     assert params["export"] == "fp32_cpu"
     assert params["logged_run"] == by_name["log_onnx"].info.run_id
@@ -159,8 +162,7 @@ def test_a_missed_gate_registers_nothing_says_why_and_fails(workflow, client):
     by_name = {child.info.run_name: child.info.run_id for child in runs.children(parent)}
     before = registry(client)
     ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
-    words = "overrides=gate.min_decode_tokens_per_second=1e9"
-    done = run_warm(["-e", "register", "-P", words, *ids], store)
+    done = run_warm(["-e", "register", "-P", "gate.min_decode_tokens_per_second=1e9", *ids], store)
     assert done.returncode != 0
     assert "the gate was missed, nothing is registered: onnx: decode_tokens_per_second" in done.stderr
     assert registry(client) == before
@@ -169,8 +171,7 @@ def test_a_missed_gate_registers_nothing_says_why_and_fails(workflow, client):
 def test_a_step_that_fails_is_named_with_its_cause_its_log_and_the_command_that_resumes(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.gguf").write_text("not a gguf file")
-    words = f"model.source.path={tmp_path}/broken evaluate=quick"
-    done = run_warm(["-P", "model=local", "-P", f"overrides={words}"], tmp_path)
+    done = run_warm(["-P", "model=./broken", "-P", "evaluate=quick"], tmp_path)
     assert done.returncode != 0
     assert "✗ fetch  model.gguf: cannot be read as GGUF" in done.stderr
     log = Path(re.search(r"its log: (.*)", done.stderr)[1])
@@ -186,9 +187,9 @@ def test_a_step_that_fails_is_named_with_its_cause_its_log_and_the_command_that_
             "--env-manager",
             "local",
             "-P",
-            "model=local",
+            f"model={tmp_path}/broken",
             "-P",
-            f"overrides={words}",
+            "evaluate=quick",
         ]
     )
     mlflow.set_tracking_uri(store_uri(tmp_path))
@@ -211,7 +212,7 @@ def test_a_source_that_leads_nowhere_blocks_the_run_before_anything_is_launched(
 
 
 def test_bad_overrides_are_refused_by_mlflow_run_itself(tmp_path):
-    done = run_project(["-P", "overrides=export=int3 gate.mode=warn"], tmp_path)
+    done = run_project(["-P", "export=int3", "-P", "gate.mode=warn"], tmp_path)
     assert done.returncode != 0
     assert "slmflow register: export=int3 is unknown: allowed are" in done.stderr
     mlflow.set_tracking_uri(store_uri(tmp_path))
@@ -224,7 +225,7 @@ def test_a_gated_hub_model_is_fetched_through_mlflow_run_and_its_token_is_nowher
     repo = repo_of(tiny, gated=True)
     with hub(org__tiny=repo) as endpoint:
         environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-        words = ["-P", "model=hub", "-P", "overrides=model.source.repo=org/tiny"]
+        words = ["-P", "model=org/tiny@v1.0"]
         done = run_project(["-e", "fetch", *words], store, HF_TOKEN="hf_do_not_leak_me", **environment)
     assert done.returncode == 0, done.stderr
     assert "Bearer hf_do_not_leak_me" in repo.tokens

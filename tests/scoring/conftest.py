@@ -14,6 +14,7 @@ from slmflow.packaging.onnx_model import log_onnx_model
 from slmflow.workflow.closure import ROOT
 from tests import warm
 from tests.conftest import make_store, store_uri
+from tests.java import java_home
 
 SPARK = "score.engine=spark \"score.master='local-cluster[2,1,1024]'\""
 WORDS = [
@@ -33,6 +34,14 @@ WORDS = [
     "upon",
     "time",
 ]
+
+
+@pytest.fixture(scope="session")
+def java(tmp_path_factory):
+    """JAVA_HOME."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_HOME", str(java_home(tmp_path_factory.mktemp("java"))))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -172,6 +172,7 @@ def test_a_process_that_dies_costs_its_partition_a_second_time_and_nothing_else(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("java")
 @pytest.mark.parametrize("words", ["", SPARK])
 def test_the_row_at_which_a_process_dies_is_an_error_in_its_row(registered, deadly, tmp_path, words):
     table, output = short_rows(tmp_path / "in.jsonl", 40), tmp_path / "out.jsonl"

@@ -1,7 +1,6 @@
 """Apache Spark answers the same rows with the same results, whatever happens to its executors."""
 
 import json
-import shutil
 import sys
 import threading
 import time
@@ -13,7 +12,7 @@ import pytest
 
 from tests.scoring.conftest import SPARK, broken_rows, read, score, short_rows, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("java")]
 
 
 def test_spark_gives_the_rows_of_the_embedded_engine_broken_ones_too(registered, tmp_path):
@@ -24,11 +23,6 @@ def test_spark_gives_the_rows_of_the_embedded_engine_broken_ones_too(registered,
         assert "200 rows to " in said
         assert "10 of them errors" in said
     assert (tmp_path / "here.jsonl").read_text() == (tmp_path / "spark.jsonl").read_text()
-
-
-@pytest.fixture(autouse=True)
-def java():
-    assert shutil.which("java"), "Spark needs Java: apt-get install default-jre-headless"
 
 
 def executors(process):

@@ -1,13 +1,15 @@
 """The same work and the same proofs as a cold run, by hand: one Python process, MLflow's own `log_model`.
 
-    python -m benchmarks.by_hand <folder> model=tiny_phi3
+    python -m benchmarks._by_hand <folder> model=tiny_phi3 overrides=evaluate.items=none
 
 What `benchmarks.workflow` compares the workflow with. No child runs, no keys, no index: fetch, export, prove,
-log both models, evaluate both, register both, as a notebook would, with this project's functions.
+log both models, evaluate both (without task items), register both, as a notebook would, with this project's
+functions.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -33,7 +35,8 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
     from slmflow.quality import reference
     from slmflow.quality.candidates import load
     from slmflow.quality.cost import measure_speed
-    from slmflow.quality.fidelity import compare
+    from slmflow.quality.evaluation import Reference, greedy_answers, measure_fidelity
+    from slmflow.quality.journal import Journal
     from slmflow.quality.windows import windows_of
     from slmflow.registry.gate import judge
     from slmflow.sources import take
@@ -83,7 +86,6 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
             model_config=model_config(config.model.name, config.package, ["generate"]),
         )
         now = done("log_onnx", now)
-        expected = None
         for kind, info in (("pipeline", pipeline), ("onnx", logged)):
             settings = config.evaluate
             candidate = load(kind, f"models:/{info.model_id}")
@@ -91,16 +93,17 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
             windows = windows_of(ids, settings.window, settings.windows, candidate.encode(""))
             prompt = ids[: settings.prompt_tokens]
             cost = measure_speed(candidate, prompt, settings.new_tokens, settings.repeats)
-            if expected is None:
+            journal = Journal(f"by-hand-{os.getpid()}-{kind}")
+            if kind == "pipeline":
                 place = folder / "logprobs.npy"
-                expected = reference.scored_logprobs(huggingface, windows, place)
-                reference.save(folder / "reference", place, [], windows, manifest["digest"])
+                logs = reference.scored_logprobs(huggingface, windows, place)
+                fidelity, _ = measure_fidelity(candidate, windows, Reference(logs, []), journal)
+                greedy = greedy_answers(candidate, windows)
+                reference.save(folder / "reference", place, greedy, windows, manifest["digest"])
                 mlflow.log_artifacts(str(folder / "reference"), "reference")
-            import numpy as np
-
-            scored = np.concatenate([candidate.logprobs(window.ids)[window.scored] for window in windows])
-            targets = np.concatenate([window.targets for window in windows])
-            fidelity = compare(expected, scored, targets).figures()
+            else:
+                fidelity, _ = measure_fidelity(candidate, windows, Reference(logs, greedy), journal)
+            journal.close()
             precision = "float32" if kind == "pipeline" else config.export.precision.value
             evaluation = {
                 "candidate": kind,
