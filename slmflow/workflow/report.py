@@ -20,8 +20,8 @@ from slmflow.quality.cost import busy
 from slmflow.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS, standing
 from slmflow.workflow import card, runs
 from slmflow.workflow.conclusion import compared, promote_all
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.picture import picture
-from slmflow.workflow.plan import Item, State
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
