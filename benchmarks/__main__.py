@@ -1,6 +1,6 @@
 """The benchmarks that fit into an hour, or one of them.
 
-    python -m benchmarks                    # = make bench: some 55 minutes on 2 cores
+    python -m benchmarks                    # = make bench: 30 minutes on 2 cores, 50 without VNNI
     python -m benchmarks gguf types=Q4_1    # = make bench-gguf ARGS=types=Q4_1
 
 Each runs in a process of its own, one after another; its docstring says how long it takes.
@@ -20,7 +20,7 @@ SHORT = {
     "evaluate": [],
     "export": ["sizes=135M"],
     "score": [],
-    "serving": [],
+    "serving": ["exports=int8_cpu"],
     "workflow": ["large=no"],
 }
 """What `make bench` runs, and the words that leave out what takes longer."""

@@ -1,7 +1,7 @@
 """What an export costs: seconds, memory, bytes; ours beside the stock builder and optimum, one after another.
 
     python -m benchmarks.export                        # 135 M, 1 B and 3.8 B parameters, an hour and a half
-    python -m benchmarks.export sizes=135M             # the default model only, five minutes
+    python -m benchmarks.export sizes=135M             # the default model only, two to five minutes
     python -m benchmarks.export peer=/venv/bin/python  # beside the stock builder of another environment, too
 
 Every export is a process of its own, watched from outside: the most anonymous memory (RssAnon) and the most

@@ -1,6 +1,6 @@
 """Rows a second of `-e score`: beside row-by-row `predict`, on Spark, and with more processes.
 
-    python -m benchmarks.score               # twelve minutes
+    python -m benchmarks.score               # two minutes; twelve without VNNI
     python -m benchmarks.score spark=no      # without Java
 
 The default model as int8, short prompts, 32 new tokens a row; Spark's own cost by a tiny model. Both sides of

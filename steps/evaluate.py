@@ -170,9 +170,8 @@ def _measure(
     if journals:
         for line in ask.differing(text, logged):
             print(f"  {line}", flush=True)
-        with_reference = logged["candidate"] == "pipeline"
-        spent = time.time() - psutil.Process().create_time()
-        asked |= settle(Measurement(candidate, text, journals, times, spent, with_reference), ask, config)
+        spent, is_pipeline = time.time() - psutil.Process().create_time(), logged["candidate"] == "pipeline"
+        asked |= settle(Measurement(candidate, text, journals, times, spent, is_pipeline), ask, config)
     measured: dict[str, Any] = {}
     if "fidelity" in keys:
         first, journal = text[: asked["windows"]], journals["fidelity"]

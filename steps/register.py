@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from mlflow import MlflowClient
 from slmflow.config import GateMode, Promote
 from slmflow.errors import SlmflowError
 from slmflow.files import write_json
+from slmflow.machine import available_memory
 from slmflow.registry.admission import refuse_licence
 from slmflow.registry.aliases import again_if_moved, repair, standing
 from slmflow.registry.evidence import description_of, evidence_tags
@@ -79,11 +81,17 @@ def work(context: Context) -> None:
     candidates = {name: _candidate(context, name) for name in given}
     state = _State(context, candidates)
     state.decide(_champions(candidates))
-    for name, candidate in candidates.items():
+    for candidate in candidates.values():
         refuse_incomplete(candidate.model_id, candidate.folder)
-        loaded = load_test(candidate.folder, candidate.evaluation["fingerprint"], context.config.gate)
-        state.loaded[name] = loaded
-        print(f"  {name}: {loaded.words}", flush=True)
+    # Side by side where memory holds all of them: each waits for a process of its own.
+    needed = sum(
+        candidate.evaluation["cost"].get("peak_resident_bytes", 0) for candidate in candidates.values()
+    )
+    with ThreadPoolExecutor(len(candidates) if needed < available_memory() / 2 else 1) as pool:
+        tests = {name: pool.submit(_loaded, context, candidate) for name, candidate in candidates.items()}
+        for name, test in tests.items():
+            state.loaded[name] = test.result()
+            print(f"  {name}: {state.loaded[name].words}", flush=True)
     again_if_moved(state.register_all)
     registered = state.registered
     if state.misses and context.config.gate.mode is GateMode.warn:
@@ -98,6 +106,10 @@ def work(context: Context) -> None:
                 f"mlflow run . -e promote --env-manager local -P model={version.name} "
                 f"-P version={version.version}"
             )
+
+
+def _loaded(context: Context, candidate: Candidate) -> Loaded:
+    return load_test(candidate.folder, candidate.evaluation["fingerprint"], context.config.gate)
 
 
 def _candidate(context: Context, name: str) -> Candidate:

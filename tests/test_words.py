@@ -104,8 +104,14 @@ def test_the_schema_tells_texts_and_lists():
     assert not any(
         takes_text(key) for key in ("gate.mode", "package.max_tokens", "gate.licences", "no.such", "gate")
     )
+    assert not takes_text("evaluate.minutes"), "auto is a text, 3 a number"
     assert takes_list("gate.licences")
     assert not takes_list("gate.mode")
+
+
+@pytest.mark.parametrize(("value", "minutes"), [("3", 3), ("0.5", 0.5), ("auto", "auto"), ("null", None)])
+def test_minutes_are_a_number_auto_or_none(value, minutes):
+    assert config("--evaluate.minutes", value).evaluate.minutes == minutes
 
 
 def test_a_licence_is_added_to_the_list_by_one_word():

@@ -33,14 +33,22 @@ from slmflow.overrides import key_of
 from slmflow.tracking import raise_problem
 from slmflow.words import read_words
 from slmflow.workflow import launch, runs
-from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, git, installed, own_distributions
+from slmflow.workflow.checkout import (
+    COMMIT_TAG,
+    DIRTY_TAG,
+    FOLDER_TAG,
+    PATCH_TAG,
+    git,
+    installed,
+    own_distributions,
+)
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.command import command_run
 from slmflow.workflow.enough import ASKED_TAG
 from slmflow.workflow.fingerprint import flat
 from slmflow.workflow.outputs import place_of
-from slmflow.workflow.plan import KIND_TAG, STEP_TAG
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import KIND_TAG, STEP_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -89,7 +97,7 @@ def driver_run(run_id: str) -> Run:
 
 
 def check_out(original: Run, scratch: Path) -> Path:
-    """The recorded commit in a clone of its own, with the recorded changes."""
+    """The project's folder in a clone of its own of the recorded commit, with the recorded changes."""
     tags = original.data.tags
     commit = tags.get(COMMIT_TAG)
     if commit is None:
@@ -98,7 +106,9 @@ def check_out(original: Run, scratch: Path) -> Path:
         raise SlmflowError(f"the run's tree had changes that were not logged: {tags.get(PATCH_TAG)}")
     clone = scratch / "checkout"
     known = git("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
-    origin = str(ROOT) if known else tags.get("mlflow.source.git.repoURL", str(ROOT))
+    here = git("rev-parse", "--show-toplevel").stdout.decode().strip() or str(ROOT)
+    origin = here if known else tags.get("mlflow.source.git.repoURL", here)
+    below = tags.get(FOLDER_TAG, "")
     _checked(
         git("clone", "--quiet", "--no-checkout", origin, str(clone), folder=scratch), f"cannot clone {origin}"
     )
@@ -107,8 +117,9 @@ def check_out(original: Run, scratch: Path) -> Path:
     )
     if tags.get(DIRTY_TAG) == "true":
         patch = runs.local_path_of(original, launch.PATCH)
-        _checked(git("apply", "--whitespace=nowarn", str(patch), folder=clone), "its changes do not apply")
-    return clone
+        apply = ("apply", "--whitespace=nowarn", f"--directory={below}", str(patch))
+        _checked(git(*apply, folder=clone), "its changes do not apply")
+    return clone / below
 
 
 def _checked(done: subprocess.CompletedProcess[bytes], what: str) -> None:

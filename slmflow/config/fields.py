@@ -12,11 +12,11 @@ from slmflow.config import Config
 
 
 def takes_text(key: str) -> bool:
-    """Whether `key`, such as `model.licence`, takes a text, whatever is chosen from the config groups.
+    """Whether `key`, such as `model.licence`, takes texts only, whatever is chosen from the config groups.
 
     Any text is a value of such a key, so that nobody needs to quote one for Hydra.
     """
-    return any(kind is str for kind in _kinds(key))
+    return set(_kinds(key)) == {str}
 
 
 def takes_list(key: str) -> bool:

@@ -33,7 +33,7 @@ class EvaluateConfig:
     windows: int = 5
     """Windows at most; five score 1,275 tokens."""
     prompt_tokens: int = 64
-    new_tokens: int = 24
+    new_tokens: int = 16
     repeats: int = 5
     """Measured generations, after one that warms up; the fastest is told."""
 

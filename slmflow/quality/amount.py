@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 
-SHARES = 50
+SHARES = 100
 """Steps between the least and all in which an amount is looked for."""
 
 

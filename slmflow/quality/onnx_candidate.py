@@ -56,9 +56,9 @@ class OnnxCandidate:
         return logs
 
     def decode_logprobs(self, ids: list[int], start: int) -> NDArray[np.float32]:
-        """The packaged class itself, a token a pass."""
-        logs: NDArray[np.float32] = self._model.logprobs(ids, 1)
-        return logs[start:]
+        """The packaged engine reads what comes before, and decodes the rest."""
+        rows: list[NDArray[np.float32]] = self._model.runtime.scheduler.call(partial(_decode_on, ids, start))
+        return log_softmax(np.stack(rows))
 
     def branch_logprobs(self, asked: list[Branches]) -> list[list[NDArray[np.float64]]]:
         """The packaged engine reads each context, and decodes the texts after it."""
@@ -84,6 +84,17 @@ def _read(engine: Engine, cache: Any, ids: list[int]) -> NDArray[np.float32]:
     for start in range(0, len(ids), SCORING_CHUNK):
         logits = engine.prefill(cache, ids[start : start + SCORING_CHUNK])
     return logits
+
+
+def _decode_on(ids: list[int], start: int, engine: Engine) -> list[NDArray[np.float32]]:
+    """The logits after each token from `start` on, each but the first by a pass of its own."""
+    from tqdm import tqdm
+
+    cache = engine.open(len(ids))
+    rows = [_read(engine, cache, ids[: start + 1])]
+    rows += [np.array(engine.decode([cache], [token])[0]) for token in tqdm(ids[start + 1 :], "  decoding")]
+    engine.close(cache)
+    return rows
 
 
 def _read_on(context: list[int], continuations: list[list[int]], engine: Engine) -> list[NDArray[np.float64]]:

@@ -57,11 +57,11 @@ class PipelineCandidate:
 
     def decode_logprobs(self, ids: list[int], start: int) -> NDArray[np.float32]:
         """A pass over what comes before, then a token a pass with the keys and values kept."""
+        from tqdm import tqdm
+
         passes = Passes(self._model)
-        rows = [
-            passes.last([ids[: start + 1]])[0],
-            *(passes.last([[token]])[0] for token in ids[start + 1 :]),
-        ]
+        rows = [passes.last([ids[: start + 1]])[0]]
+        rows += [passes.last([[token]])[0] for token in tqdm(ids[start + 1 :], "  decoding")]
         return log_softmax(np.stack(rows))
 
     def branch_logprobs(self, asked: list[Branches]) -> list[list[NDArray[np.float64]]]:

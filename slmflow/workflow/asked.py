@@ -29,7 +29,7 @@ from slmflow.tracking import raise_problem
 from slmflow.workflow import runs
 from slmflow.workflow.enough import ASKED_TAG, needed
 from slmflow.workflow.evidence import champion_of
-from slmflow.workflow.plan import FINGERPRINT, KIND_TAG, STEP_TAG
+from slmflow.workflow.tags import FINGERPRINT, KIND_TAG, STEP_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

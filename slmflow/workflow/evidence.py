@@ -24,7 +24,7 @@ from slmflow.tracking import raise_problem
 from slmflow.workflow import runs
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.outputs import check
-from slmflow.workflow.plan import FINGERPRINT, upstream_tag
+from slmflow.workflow.tags import FINGERPRINT, upstream_tag
 
 if TYPE_CHECKING:
     from pathlib import Path

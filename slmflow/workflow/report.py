@@ -20,8 +20,8 @@ from slmflow.quality.cost import busy
 from slmflow.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS, standing
 from slmflow.workflow import card, runs
 from slmflow.workflow.conclusion import compared, promote_all
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.picture import picture
-from slmflow.workflow.plan import Item, State
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -208,9 +208,8 @@ def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:
         place = os.environ.get("DATABRICKS_HOST", store) if store == "databricks" else store
         ui = f"# the runs are at {place}"
     setup = [f"export MLFLOW_TRACKING_URI={shlex.quote(store)}"]
-    if sys.prefix != sys.base_prefix:
-        setup.insert(0, f". {sys.prefix}/bin/activate")
     commands = [
+        *activation(),
         *setup,
         ui,
         f'python -c \'{load}; print(model.predict({{"prompt": "Once upon a time"}})[0])\'',
@@ -222,3 +221,10 @@ def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:
             f"mlflow run . -e promote --env-manager local -P model={version['name']}   # champion"
         )
     return ["Next:", *(f"  {command}" for command in commands)]
+
+
+def activation() -> list[str]:
+    """The command that enters this process's environment: conda's, a virtual one, or none."""
+    if (Path(sys.prefix) / "conda-meta").is_dir():
+        return [f"conda activate {shlex.quote(sys.prefix)}"]
+    return [f". {shlex.quote(sys.prefix)}/bin/activate"] if sys.prefix != sys.base_prefix else []

@@ -95,3 +95,11 @@ def test_what_predict_answers_is_what_is_measured(candidate):
         for chat, new in zip(CHATS, LONG, strict=True)
     ]
     assert [one["content"] for one in said] == candidate.answers(prompts(candidate), LONG)
+
+
+def test_positions_that_are_decoded_one_by_one_are_what_a_whole_pass_gives(candidate):
+    ids = [1, *range(40, 200)]
+    decoded = candidate.decode_logprobs(ids, 100)
+    assert decoded.shape == (len(ids) - 100, candidate.logprobs(ids).shape[1])
+    np.testing.assert_allclose(decoded, candidate.logprobs(ids)[100:], atol=2e-4)
+    assert np.array_equal(decoded, candidate.decode_logprobs(ids, 100))

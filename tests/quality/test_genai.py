@@ -18,6 +18,7 @@ from slmflow.quality.genai import ENVIRONMENT, log_items, trace_answers
 from slmflow.quality.items import Item, Items, read_items
 from slmflow.quality.judge import make_judge
 from slmflow.quality.onnx_candidate import OnnxCandidate
+from tests.free_port import POLL_SECONDS
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, say):
         super().__init__(("127.0.0.1", 0), Handler)
         self.say, self.asked = say, []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=[POLL_SECONDS], daemon=True).start()
 
 
 class Handler(BaseHTTPRequestHandler):

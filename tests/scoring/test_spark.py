@@ -1,6 +1,7 @@
 """Apache Spark answers the same rows with the same results, whatever happens to its executors."""
 
 import json
+import sys
 import threading
 import time
 
@@ -34,7 +35,8 @@ def test_ten_thousand_rows_over_two_executors_with_one_killed_on_the_way(registe
     table = short_rows(tmp_path / "in.jsonl", 10_000)
     status, said = score(registered, table, tmp_path / "here.jsonl", "score.rows=500")
     assert status == 0, said
-    process = start(registered, table, tmp_path / "spark.jsonl", f"score.rows=500 {SPARK}")
+    words = f"score.rows=500 {SPARK}"
+    process = start(registered, table, tmp_path / "spark.jsonl", words, python=sys.executable)
     said = []
     reader = threading.Thread(target=lambda: said.append(process.communicate()[0]))
     reader.start()

@@ -17,7 +17,7 @@ from slmflow.quality.windows import digest_of, windows_of
 from slmflow.registry.relative import Champion
 from slmflow.workflow import asked, evidence
 from slmflow.workflow.asked import Ask, ask_of
-from slmflow.workflow.plan import KIND_TAG
+from slmflow.workflow.tags import KIND_TAG
 from tests.registry.conftest import whole
 from tests.workflow.made_runs import finished
 

@@ -8,18 +8,20 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from driver import graph
 from slmflow.config.judgement import SMALL
 from slmflow.quality.tasks import NEW_TOKENS
 from slmflow.sweep import variants
 from slmflow.workflow import estimate
+from slmflow.workflow.item import State
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.plan import State, make_plan
+from slmflow.workflow.plan import make_plan
 from tests.workflow.made_runs import finished
 
 
 def note(overrides=""):
     """What the plan of the default model says of its pipeline's evaluation."""
-    items = make_plan("register", variants(overrides=overrides), open_store("0"))
+    items = make_plan("register", variants(overrides=overrides), open_store("0"), graph)
     (item,) = [item for item in items if item.name == "evaluate_pipeline"]
     assert item.state is State.run
     assert item.note in item.line
