@@ -24,6 +24,8 @@ COMPARED = 1.2
 """Passes over a window, in time, that reading it and comparing it take."""
 ANSWERED = 0.6
 """Of the tokens that answers may have, those that they have, about."""
+TRACED = 0.25
+"""Seconds that a trace of an answer takes."""
 AFTERWARDS = 4.0
 """Seconds that writing, indexing and ending take."""
 TYPICAL = 128
@@ -101,7 +103,8 @@ def _costs(
     """Seconds of the whole step by the amount that is asked: this candidate's, and an exported one's."""
     times, candidate = measurement.times, measurement.candidate
     reading, step = config.prompt_tokens / times[0], (times[-1] - times[0]) / (len(times) - 1)
-    work = [(read, round(ANSWERED * new)) for read, new in loads(candidate, ask.order)]
+    traced = TRACED * reading if config.traces else 0.0
+    work = [(read + (traced if new else 0.0), ANSWERED * new) for read, new in loads(candidate, ask.order)]
 
     def seconds(pace: Pace, passes: int) -> Callable[[Amount], float]:
         answer = config.prompt_tokens / pace.reading + config.new_tokens * pace.step
