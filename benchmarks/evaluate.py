@@ -73,9 +73,9 @@ def fidelity_cost(kind: str, uri: str, windows: list[Window], logs: np.ndarray[A
 
 def tasks_cost(kind: str, uri: str) -> list[Row]:
     """Seconds for the shipped items, and rows that differ the second time."""
+    from slmflow.quality.asking import measure_tasks
     from slmflow.quality.candidates import load
     from slmflow.quality.items import read_items
-    from slmflow.quality.tasks import measure_tasks
 
     candidate, items = load(kind, uri), read_items("shipped")
     rows, seconds = [], []
@@ -92,8 +92,8 @@ def tasks_cost(kind: str, uri: str) -> list[Row]:
 
 
 def choices_cost(kind: str, candidate: Candidate, items: Items) -> Row:
-    """Multiple choice with each prompt read once, beside a pass over each prompt with each choice."""
-    from slmflow.quality.tasks import log_likelihoods
+    """Multiple choice as it is asked, beside a pass over each prompt with each choice."""
+    from slmflow.quality.asking import log_likelihoods
 
     asked = [
         (item.prompt, [f" {choice}" for choice in item.fields["choices"]])
@@ -102,7 +102,7 @@ def choices_cost(kind: str, candidate: Candidate, items: Items) -> Row:
     ]
     texts = [candidate.encode(prompt + choice) for prompt, choices in asked for choice in choices]
     base = timed(lambda: [candidate.logprobs(ids) for ids in texts])
-    seconds = timed(lambda: [log_likelihoods(candidate, *one) for one in asked])
+    seconds = timed(lambda: log_likelihoods(candidate, asked))
     return row(f"{kind}: {len(texts)} choices, peer: a pass over each", seconds, "s", base, at_most=0.67)
 
 

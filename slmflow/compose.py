@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
-from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slmflow.config import Config, GateMode, ModelConfig, Promote, register_schemas
+from slmflow.config import Config, GateMode, ModelConfig, Promote
 from slmflow.errors import SlmflowError, first_line
+from slmflow.hydra_compose import composed, near
+from slmflow.overrides import CONF, added, key_of, split_overrides
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUP_PARAMETERS = ("model", "export")
 """Config groups that MLproject also declares as plain parameters, so that the UI compares them."""
 
 KEEPS_CODES = "gguf_cpu"
 """The export of a GGUF file when the user names none."""
-OPEN = ("backend.environment", "backend.new_cluster", "backend.secrets")
-"""Mappings whose keys are the user's."""
+OF_ADAPTED_CODES = "int8_cpu"
+"""The same with an adapter, which changes its weights."""
 FILE_KEYS = ("path", "file", "member", "uri")
 """Fields by which the kinds of source may name a file."""
 
@@ -51,33 +40,11 @@ class Composition:
     """For a prebuilt model, the configuration of the weights that it was made from."""
 
 
-def slug(value: str) -> str:
-    """A registered model's name from a repository, path or URI: its last part, in safe characters."""
-    last = re.split(r"[/\\:]", value.rstrip("/"))[-1]
-    return re.sub(r"[^a-z0-9._-]+", "-", re.sub(r"\.gguf$", "", last.lower())).strip("-.") or "model"
-
-
 def name_in(schema: str, name: str) -> str:
     """A registered model's name in a schema of Unity Catalog, where it has no dots of its own."""
     if name.startswith(f"{schema}."):
         return name
     return f"{schema}.{name.replace('.', '_')}"
-
-
-def split_overrides(text: str) -> list[str]:
-    """The Hydra overrides in one shell-like string; quotes guard spaces, lists and dicts survive.
-
-    Raises SlmflowError when a quote is not closed.
-    """
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise SlmflowError(f"overrides={text!r}: {error}; close the quote or escape it") from None
-
-
-def key_of(override: str) -> str:
-    """The key that an override sets, without Hydra's +, ++ and ~."""
-    return override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
 
 
 def compose(model: str = "", export: str = "", overrides: str = "") -> Composition:
@@ -96,10 +63,20 @@ def compose(model: str = "", export: str = "", overrides: str = "") -> Compositi
     given_twice(given, tokens)
     chosen = [f"{name}={value}" for name, value in given.items() if value]
     chosen += _export_of_codes(chosen + tokens)
-    container = _hydra(chosen + [_opened(token) for token in tokens])
+    container = composed(chosen + tokens)
+    if (
+        _adapted(tokens)
+        and container.export.exporter == "gguf"
+        and "export" not in map(key_of, chosen + tokens)
+    ):
+        chosen.append(f"export={OF_ADAPTED_CODES}")
+        container = composed(chosen + tokens)
     choices = {k: str(v) for k, v in container.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     OmegaConf.set_struct(container, False)
     del container["hydra"]
+    for token in tokens:
+        if values := added(token):
+            OmegaConf.select(container, key_of(token)).extend(values)
     config = _objects(container, chosen + tokens)
     _consistent(config)
     if config.backend.schema:
@@ -122,20 +99,16 @@ def held_back(composition: Composition) -> Composition:
     return compose(**chosen, overrides=f"{composition.overrides} gate.promote=manual")
 
 
-def _opened(override: str) -> str:
-    """An override of a mapping that may hold any key as Hydra takes one of a key that it does not know."""
-    key = key_of(override)
-    is_open = any(key == name or key.startswith(f"{name}.") for name in OPEN)
-    return f"++{override}" if is_open and not override.startswith("+") else override
-
-
 def _export_of_codes(words: list[str]) -> list[str]:
     """The export of a GGUF file that the words name, if no adapter changes its weights; else nothing."""
     keys = {key_of(word): word.partition("=")[2] for word in words}
     files = [keys.get(f"model.source.{key}", "").strip("'\"") for key in FILE_KEYS]
     named = any(name.lower().endswith(".gguf") for name in files)
-    adapted = any(key.startswith("model.adapter.") for key in keys)
-    return [f"export={KEEPS_CODES}"] if named and not adapted and "export" not in keys else []
+    return [f"export={KEEPS_CODES}"] if named and not _adapted(words) and "export" not in keys else []
+
+
+def _adapted(words: list[str]) -> bool:
+    return any(key_of(word).startswith("model.adapter.") for word in words)
 
 
 def given_twice(given: dict[str, str], tokens: list[str]) -> None:
@@ -143,12 +116,6 @@ def given_twice(given: dict[str, str], tokens: list[str]) -> None:
     for name, value in given.items():
         if value and any(key_of(token) == name for token in tokens):
             raise SlmflowError(f"{name}={value} is given as a parameter and in overrides: give it once")
-
-
-def sweep_of(overrides: list[str]) -> dict[str, str]:
-    """What the chosen experiment sweeps (its `hydra.sweeper.params`): key to comma-separated values."""
-    params = _hydra(overrides).hydra.sweeper.params
-    return {str(key): str(value) for key, value in (params or {}).items()}
 
 
 def _base(model: ModelConfig) -> ModelConfig | None:
@@ -161,24 +128,6 @@ def _base(model: ModelConfig) -> ModelConfig | None:
     if base.base is not None:
         raise SlmflowError(f"model.base={model.base} has a base itself: name the model that has the weights")
     return base
-
-
-def _hydra(overrides: list[str]) -> DictConfig:
-    register_schemas()
-    if not OmegaConf.has_resolver("slug"):
-        OmegaConf.register_new_resolver("slug", slug)
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra_compose("config", overrides=overrides, return_hydra_config=True)
-    except MissingConfigException as error:
-        raise SlmflowError(_unknown_choice(error)) from None
-    except OverrideParseException as error:
-        raise SlmflowError(f"overrides: cannot read {error.override!r}: {first_line(error)}") from None
-    except (ConfigCompositionException, HydraException, ValueError) as error:
-        if not overrides:
-            raise  # conf/ itself is broken: a defect of ours
-        raise SlmflowError(_bad_override(error, overrides)) from None
 
 
 def _objects(container: DictConfig, overrides: list[str]) -> Config:
@@ -196,7 +145,7 @@ def _objects(container: DictConfig, overrides: list[str]) -> Config:
     except ValueError as error:  # a range check of the schema
         raise SlmflowError(str(error)) from None
     if missing:
-        raise SlmflowError(f'{missing[0]} is not set: give overrides="{missing[0]}=…"')
+        raise SlmflowError(f"{missing[0]} is not set: give -P {missing[0]}=…")
     assert isinstance(config, Config)
     return config
 
@@ -207,7 +156,7 @@ def _refuse_unknown(node: DictConfig, prefix: str, overrides: list[str]) -> None
         key = f"{prefix}{name!s}"
         schema = OmegaConf.get_type(node)
         if is_dataclass(schema) and name not in {field.name for field in fields(schema)}:
-            raise SlmflowError(f"{key}: there is no such key; {_near(key, overrides)}")
+            raise SlmflowError(f"{key}: there is no such key; {near(key, overrides)}")
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
             _refuse_unknown(child, f"{key}.", overrides)
@@ -230,49 +179,3 @@ def _consistent(config: Config) -> None:
         raise SlmflowError("model.adapter is merged into weights: export=prebuilt has none")
     if config.model.base is not None and config.export.exporter != "prebuilt":
         raise SlmflowError(f"model.base={config.model.base} needs export=prebuilt; else give model.base=null")
-
-
-def _unknown_choice(error: MissingConfigException) -> str:
-    missing = error.missing_cfg_file or ""
-    group, _, name = str(missing).rpartition("/")
-    if not group:
-        return first_line(error)
-    return f"{group}={name} is unknown: allowed are {', '.join(sorted(error.options or []))}"
-
-
-def _bad_override(error: BaseException, overrides: list[str]) -> str:
-    """Hydra's and OmegaConf's messages in one line that names the key, the value and what is allowed."""
-    cause: Any = error.__cause__
-    text = " ".join(str(error).split())
-    key = getattr(cause, "full_key", None) or getattr(cause, "key", None)
-    if match := re.search(r"[Oo]verride '?([^'\s]+?)'?[.:] ", text):
-        key = key or match[1]
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1].split("=", 1)[0]
-    override = next((token for token in overrides if key and key_of(token) == str(key)), None)
-    if override is None:
-        override = next((token for token in overrides if token in text), str(key or ""))
-    key, _, value = override.lstrip("+~").partition("=")
-    if "Could not override" in text or "not in struct" in text or "No match in the defaults list" in text:
-        return f"{key}={value}: there is no such key; {_near(key, overrides)}"
-    reason = first_line(cause) if cause is not None else text
-    reason = re.sub(r"^(Error merging override \S+: |Value '.*?' of type '.*?' )", "", reason)
-    reason = re.sub(r"could not be converted to (\w+)", lambda m: f"must be of type {m[1].lower()}", reason)
-    return f"{override}: {reason}"
-
-
-def _near(key: str, overrides: list[str]) -> str:
-    """The keys that exist at the deepest known parent of `key`, nearest first."""
-    choices = [token for token in overrides if (CONF / key_of(token)).is_dir()]
-    node: Any = _hydra([token for token in choices if key_of(token) != key])
-    parent = []
-    for part in key.split(".")[:-1]:
-        if not isinstance(node, DictConfig) or part not in node:
-            break
-        parent.append(part)
-        node = node[part]
-    names = [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) else []
-    asked = key.split(".")[len(parent)] if len(key.split(".")) > len(parent) else key
-    close = difflib.get_close_matches(asked, names, n=1)
-    hint = f"did you mean {'.'.join([*parent, close[0]])}? " if close else ""
-    return f"{hint}allowed here: {', '.join('.'.join([*parent, name]) for name in sorted(names))}"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from slmflow.quality.candidates import Candidate
     from slmflow.quality.journal import Journal
     from slmflow.quality.windows import Window
+    from slmflow.workflow.asked import Ask
     from slmflow.workflow.step import Context
 
 ORIGIN = (
@@ -53,6 +54,7 @@ def work(context: Context) -> None:
 
     from slmflow.config import Verify
     from slmflow.workflow import runs
+    from slmflow.workflow.asked import ask_of, asked_tags
     from slmflow.workflow.parts import find_parts, part_keys, part_tag, reference_of, take_part
 
     logged_run = context.upstream["logged_run"]
@@ -62,28 +64,30 @@ def work(context: Context) -> None:
         context.config.export.exporter != "prebuilt" or context.composition.base is not None
     ):
         raise SlmflowError("reference_run is missing: give the id of the run that evaluated the pipeline")
-    keys = part_keys(context.parts, logged, reference_of(context, logged))
+    ask = ask_of(context, logged)
+    keys = part_keys(context.parts, logged, reference_of(context, logged), ask)
     driver = context.config.driver
-    earlier = find_parts(keys, full=driver.verify is Verify.full) if driver.cache else {}
-    measured = {part: take_part(part, run, context) for part, run in earlier.items()}
+    earlier = find_parts(keys, ask, full=driver.verify is Verify.full) if driver.cache else {}
+    asked: dict[str, Any] = {"minutes": ask.minutes}
+    measured = {part: take_part(part, run, context, asked) for part, run in earlier.items()}
     if measured.get("tasks"):
         from slmflow.quality.genai import log_items
-        from slmflow.quality.items import read_items
 
-        wanted = context.config.evaluate.items
-        log_items(read_items(wanted), wanted, logged["model_id"])
+        log_items(ask.first(asked["items"]), context.config.evaluate.items, logged["model_id"])
     if len(measured) < len(keys):
         missing = {part: key for part, key in keys.items() if part not in measured}
-        measured |= _measure(context, logged, missing, compared=compared)
+        measured |= _measure(context, logged, missing, ask, asked, compared=compared)
     evaluation = {
         **{name: logged[name] for name in ORIGIN},
         "name": context.config.model.name,
         "export": context.composition.choices["export"] if logged["candidate"] == "onnx" else None,
         "machine": machine(),
+        "asked": asked,
         **measured,
     }
     write_json(context.outputs / "evaluation.json", evaluation)
-    mlflow.set_tags({part_tag(part): key for part, key in keys.items()})
+    tags = {part_tag(part): key for part, key in keys.items()}
+    mlflow.set_tags({**tags, **asked_tags(asked, logged["parameters"])})
     tables = [name for name in ("windows.json", "items.json") if (context.outputs / name).exists()]
     # As `mlflow.log_table` does, so that the UI shows the rows.
     mlflow.set_tag("mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"} for name in tables]))
@@ -108,22 +112,32 @@ def summary(measured: dict[str, Any]) -> str:
     """One line for people."""
     shown = ["fidelity not measured"]
     if faithful := measured["fidelity"]:
-        shown = [f"KL {faithful['kl_mean']:.3g}", f"top-1 {faithful['top1_agreement']:.3f}"]
+        kl, top1 = f"KL {faithful['kl_mean']:.3g}", f"top-1 {faithful['top1_agreement']:.3f}"
+        shown = [f"{kl} and {top1} of {faithful['tokens']:,.0f} tokens"]
     if tasks := measured["tasks"]:
-        shown.append(f"tasks {tasks['score']:.3f} ± {tasks['score_se']:.3f}")
+        shown.append(f"tasks {tasks['score']:.3f} ± {tasks['score_se']:.3f} of {tasks['items']} items")
     return ", ".join([*shown, f"{measured['cost']['decode_tokens_per_second']:.1f} tokens/s"])
 
 
 def _measure(
-    context: Context, logged: dict[str, Any], keys: dict[str, str], *, compared: bool
+    context: Context,
+    logged: dict[str, Any],
+    keys: dict[str, str],
+    ask: Ask,
+    asked: dict[str, Any],
+    *,
+    compared: bool,
 ) -> dict[str, Any]:
-    """Load the packaged model and measure the parts whose keys are given.
+    """Load the packaged model and measure the parts whose keys are given; note in `asked` how much.
 
     Memory comes first, while the process holds nothing else; speed last, as it must wait until no other
     step runs on this host.
     """
+    import psutil
+
     from slmflow.quality.candidates import load
-    from slmflow.quality.cost import measure_speed
+    from slmflow.quality.cost import busy, measure_speed
+    from slmflow.quality.deciding import Measurement, settle
     from slmflow.quality.journal import Journal
     from slmflow.quality.windows import windows_of
     from slmflow.text import text_of
@@ -145,21 +159,25 @@ def _measure(
             f"{candidate.context_length}: choose evaluate=quick, or set them"
         )
     ids = candidate.encode(text_of(config.text))
-    windows = windows_of(ids, config.window, config.windows, candidate.encode(""))
-    if not windows:
+    text = windows_of(ids, config.window, len(ids), candidate.encode(""))
+    if not text:
         raise SlmflowError(f"evaluate.window={config.window}: the text has only {len(ids)} tokens")
     prompt = ids[: config.prompt_tokens]
-    candidate.token_times(prompt, config.new_tokens)
+    times = candidate.token_times(prompt, config.new_tokens)
     peak = float(peak_resident_bytes())
+    journals = {part: Journal(key) for part, key in keys.items() if part != "cost"}
+    context.when_indexed += [journal.close for journal in journals.values()]
+    if journals:
+        for line in ask.differing(text, logged):
+            print(f"  {line}", flush=True)
+        spent, is_pipeline = time.time() - psutil.Process().create_time(), logged["candidate"] == "pipeline"
+        asked |= settle(Measurement(candidate, text, journals, times, spent, is_pipeline), ask, config)
     measured: dict[str, Any] = {}
     if "fidelity" in keys:
-        journal = Journal(keys["fidelity"])
-        context.when_indexed.append(journal.close)
-        measured["fidelity"] = _fidelity(context, candidate, windows, logged, journal) if compared else None
+        first, journal = text[: asked["windows"]], journals["fidelity"]
+        measured["fidelity"] = _fidelity(context, candidate, first, logged, journal) if compared else None
     if "tasks" in keys:
-        journal = Journal(keys["tasks"])
-        context.when_indexed.append(journal.close)
-        measured["tasks"] = _tasks(context, candidate, model_id, journal)
+        measured["tasks"] = _tasks(context, candidate, model_id, ask, asked["items"], journals["tasks"])
     if "cost" in keys:
         with quiet():
             cost = measure_speed(candidate, prompt, config.new_tokens, config.repeats)
@@ -169,6 +187,8 @@ def _measure(
             "peak_resident_bytes": peak,
             **cost,
         }
+        if why := busy({"machine": machine(), **measured}):
+            print(f"  the machine is busy, and so are the speeds: {why}", flush=True)
     return measured
 
 
@@ -183,7 +203,7 @@ def _fidelity(
 
     if logged["candidate"] == "pipeline":
         fetch = runs.upstream_of(context.upstream["logged_run"], "fetch_run")
-        place = journal.folder / "logprobs.npy"
+        place = journal.logprobs(len(windows))
         logs = reference.scored_logprobs(runs.huggingface(fetch), windows, place)
         figures, found = measure_fidelity(candidate, windows, Reference(logs, []), journal)
         greedy = greedy_answers(candidate, windows)
@@ -196,33 +216,36 @@ def _fidelity(
     return {**figures, "windows_digest": digest_of(windows)}
 
 
-def _tasks(context: Context, candidate: Candidate, model_id: str, journal: Journal) -> dict[str, Any] | None:
-    """Answer the items; leave a row an item. None where none are wanted."""
+def _tasks(
+    context: Context, candidate: Candidate, model_id: str, ask: Ask, count: int, journal: Journal
+) -> dict[str, Any] | None:
+    """Answer the first items of the set; leave a row an item. None where none are wanted."""
+    from slmflow.quality.asking import measure_tasks
     from slmflow.quality.genai import log_items, trace_answers
-    from slmflow.quality.items import read_items
     from slmflow.quality.judge import make_judge
-    from slmflow.quality.tasks import figures, measure_tasks, rows_of, table
+    from slmflow.quality.tasks import figures, rows_of, table
     from slmflow.workflow import runs
 
-    wanted = context.config.evaluate.items
-    if wanted == "none":
+    if ask.whole is None:
         return None
-    items = read_items(wanted)
-    log_items(items, wanted, model_id)
+    items, place = ask.first(count), journal.items(count)
+    log_items(items, context.config.evaluate.items, model_id)
     if context.config.evaluate.traces:
         judge = context.config.evaluate.judge
-        trace_answers(candidate, items, journal.items, model_id, make_judge(judge) if judge else None)
-    rows = measure_tasks(candidate, items, journal.items)
+        trace_answers(candidate, items, place, model_id, make_judge(judge) if judge else None)
+    rows = measure_tasks(candidate, items, place)
     write_json(context.outputs / "items.json", table(rows))
+    of = {"set": ask.whole.digest, "set_items": len(ask.whole.rows)}
     compared = context.upstream.get("reference_run")
     known = compared is not None and "items.json" in runs.index_of(compared)["files"]
     if not compared or not known:
-        return figures(rows, None, items.digest)
-    theirs = (runs.json_artifact(compared, "evaluation.json").get("tasks") or {}).get("digest")
-    found = figures(rows, rows_of(runs.json_artifact(compared, "items.json")), items.digest, theirs)
+        return {**figures(rows, None, items.digest), **of}
+    theirs = runs.json_artifact(compared, "evaluation.json").get("tasks") or {}
+    same = items.digest if (theirs.get("set") or theirs.get("digest")) == of["set"] else None
+    found = figures(rows, rows_of(runs.json_artifact(compared, "items.json")), items.digest, same)
     if "note" in found:
         print(f"  {found['note']}", flush=True)
-    return found
+    return {**found, **of}
 
 
 if __name__ == "__main__":

@@ -66,11 +66,11 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
     if model.source.kind == "hub" and not model.source.digest:
         pins.append(f"model.source.digest={digest}")
     if pins:
-        place = (
-            "overrides" if model is context.config.model else f"conf/model/{context.config.model.base}.yaml"
-        )
-        print(f"  to pin this content, put into {place}:")
-        print("\n".join(f"    {pin}" for pin in pins))
+        if model is context.config.model:
+            print(f"  to pin this content: {' '.join(f'-P {pin}' for pin in pins)}")
+        else:
+            place = f"conf/model/{context.config.model.base}.yaml"
+            print(f"  to pin this content, put into {place}: {', '.join(pins)}")
     mlflow.set_tags({f"slmflow.{folder}.digest": digest, f"slmflow.{folder}.commit": str(taken.commit)})
 
 
@@ -109,7 +109,7 @@ def _adapt(context: Context, adapter: Taken, manifest: dict[str, Any], source: P
     manifest["digest"] = canonical_digest([manifest["digest"], described["digest"]])
     mlflow.set_tag("slmflow.adapter.digest", described["digest"])
     print(f"  {adapter.origin}: merged into {merged} weights")
-    print(f"  to pin this adapter, put into overrides:\n    model.adapter.digest={described['digest']}")
+    print(f"  to pin this adapter: -P model.adapter.digest={described['digest']}")
     return "huggingface"
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,22 @@ from mlflow import MlflowClient
 from slmflow.config import GateMode, Promote
 from slmflow.errors import SlmflowError
 from slmflow.files import write_json
+from slmflow.machine import available_memory
 from slmflow.registry.admission import refuse_licence
 from slmflow.registry.aliases import again_if_moved, repair, standing
 from slmflow.registry.evidence import description_of, evidence_tags
 from slmflow.registry.load_test import load_test
 from slmflow.registry.names import registered_name
+from slmflow.registry.relative import Measured
 from slmflow.registry.versions import Content, Registered, register, registry_lock
 from slmflow.workflow import runs
-from slmflow.workflow.evidence import digests_of, is_intact, items_of, refuse_incomplete, verdict_on
+from slmflow.workflow.evidence import (
+    digests_of,
+    is_intact,
+    measured_of,
+    refuse_incomplete,
+    verdict_on,
+)
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
@@ -52,14 +61,18 @@ class Candidate:
     """One evaluated model."""
 
     registered_name: str
-    evaluation: dict[str, Any]
-    items: dict[str, Any] | None
+    measured: Measured
     evaluate_run: Run
     logged_run: Run
     logged: dict[str, Any]
     model_id: str
     folder: Path
     """The LoggedModel's files."""
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """What was measured."""
+        return self.measured.evaluation
 
 
 def work(context: Context) -> None:
@@ -68,11 +81,17 @@ def work(context: Context) -> None:
     candidates = {name: _candidate(context, name) for name in given}
     state = _State(context, candidates)
     state.decide(_champions(candidates))
-    for name, candidate in candidates.items():
+    for candidate in candidates.values():
         refuse_incomplete(candidate.model_id, candidate.folder)
-        loaded = load_test(candidate.folder, candidate.evaluation["fingerprint"], context.config.gate)
-        state.loaded[name] = loaded
-        print(f"  {name}: {loaded.words}", flush=True)
+    # Side by side where memory holds all of them: each waits for a process of its own.
+    needed = sum(
+        candidate.evaluation["cost"].get("peak_resident_bytes", 0) for candidate in candidates.values()
+    )
+    with ThreadPoolExecutor(len(candidates) if needed < available_memory() / 2 else 1) as pool:
+        tests = {name: pool.submit(_loaded, context, candidate) for name, candidate in candidates.items()}
+        for name, test in tests.items():
+            state.loaded[name] = test.result()
+            print(f"  {name}: {state.loaded[name].words}", flush=True)
     again_if_moved(state.register_all)
     registered = state.registered
     if state.misses and context.config.gate.mode is GateMode.warn:
@@ -89,19 +108,22 @@ def work(context: Context) -> None:
             )
 
 
+def _loaded(context: Context, candidate: Candidate) -> Loaded:
+    return load_test(candidate.folder, candidate.evaluation["fingerprint"], context.config.gate)
+
+
 def _candidate(context: Context, name: str) -> Candidate:
     parameter = CANDIDATES[name]
     evaluate_run = context.upstream[parameter]
-    evaluation = runs.json_artifact(evaluate_run, "evaluation.json")
-    if evaluation["candidate"] != name:
-        raise SlmflowError(f"{parameter}: that run evaluated the {evaluation['candidate']} candidate")
+    measured = measured_of(evaluate_run)
+    if (evaluated := measured.evaluation["candidate"]) != name:
+        raise SlmflowError(f"{parameter}: that run evaluated the {evaluated} candidate")
     logged_run = runs.upstream_of(evaluate_run, "logged_run")
     logged = runs.json_artifact(logged_run, "logged.json")
     refuse_licence(logged["licence"], context.config.gate)
     in_registry = registered_name(context.config.model.name, name, mlflow.get_registry_uri())
     model_id, folder = runs.model_of(logged_run)
-    items = items_of(evaluate_run)
-    return Candidate(in_registry, evaluation, items, evaluate_run, logged_run, logged, model_id, folder)
+    return Candidate(in_registry, measured, evaluate_run, logged_run, logged, model_id, folder)
 
 
 def _champions(candidates: dict[str, Candidate]) -> dict[str, str | None]:
@@ -125,7 +147,7 @@ class _State:
         """
         gate = self._context.config.gate
         self.verdicts = {
-            name: verdict_on(c.evaluation, c.items, gate, c.registered_name, seen[name])
+            name: verdict_on(c.measured, gate, c.registered_name, seen[name])
             for name, c in self._candidates.items()
         }
         if self.misses and gate.mode is GateMode.enforce:
@@ -189,7 +211,7 @@ def _content(candidate: Candidate, verdict: Verdict | None, context: Context) ->
         candidate.model_id,
         candidate.logged_run.info.run_id,
         tags,
-        description_of(candidate.logged, verdict, run_ids, experiment),
+        description_of(candidate.evaluation, candidate.logged, verdict, run_ids, experiment),
     )
 
 

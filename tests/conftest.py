@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import multiprocessing.spawn
 import os
 import shutil
 import sqlite3
@@ -22,6 +23,9 @@ from slmflow.compose import compose
 from slmflow.export import export_folder
 from slmflow.sources import take
 from slmflow.workflow.locks import INHERITED
+from tests import warm
+
+pytest_plugins = ["tests.pages"]
 
 # Timing belongs into benchmarks/: a slow machine is no failure.
 hypothesis.settings.register_profile("slmflow", deadline=None, derandomize=True)
@@ -101,6 +105,17 @@ def store(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
+@pytest.fixture
+def warm_children(monkeypatch):
+    """Processes of Python that this process starts for the test have their libraries imported already."""
+    program = warm.python()
+    monkeypatch.setattr(sys, "executable", program)
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable(program)
+    yield
+    multiprocessing.set_executable(before)
+
+
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory):
     """A random model by overrides of tiny_phi3, as a Hugging Face folder; made once for each."""
@@ -141,13 +156,25 @@ def tiny_onnx(make_onnx) -> Path:
     return make_onnx("fp32_cpu")
 
 
-def run_project(arguments: list[str], store: Path, root: str | Path = ROOT, **environment: str):
+def run_project(
+    arguments: list[str],
+    store: Path,
+    root: str | Path = ROOT,
+    python: str = sys.executable,
+    **environment: str,
+):
     """`mlflow run` as a user types it, in the store's folder; returns the finished process."""
     if not (store / "mlflow.db").exists():
         make_store(store)
-    command = [sys.executable, "-m", "mlflow", "run", str(root), *arguments]
+    command = [python, "-m", "mlflow", "run", str(root), *arguments]
     if "--env-manager" not in arguments:
         command += ["--env-manager", "local"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    folders = dict.fromkeys([Path(python).parent, Path(sys.executable).parent, os.environ["PATH"]])
+    path = os.pathsep.join(map(str, folders))
     env = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store_uri(store), **environment}
     return subprocess.run(command, cwd=store, env=env, capture_output=True, text=True)
+
+
+def run_warm(arguments: list[str], store: Path, root: str | Path = ROOT, **environment: str):
+    """As `run_project`, but by a Python that has its libraries imported: where it is not the start that is tested."""
+    return run_project(arguments, store, root, warm.python(), **environment)

@@ -105,12 +105,13 @@ def write_gguf(
     norms="F32",
     sizes=Sizes(),
     keep=True,
+    licence="apache-2.0",
 ):
     """A file of a family; `kinds` is a type, or a function of a tensor's name. `change(writer)` adds metadata."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, family)
     writer.add_name("Tiny Test")
-    writer.add_license("apache-2.0")
+    writer.add_license(licence)
     writer.add_block_count(sizes.layers)
     writer.add_context_length(sizes.context)
     writer.add_embedding_length(sizes.hidden)

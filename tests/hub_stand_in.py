@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.free_port import POLL_SECONDS
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LFS = (".safetensors", ".bin", ".onnx", ".data")
 
@@ -60,6 +62,7 @@ def hub(**repos: Repo):
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else a body waits 0.04 s for the word that the headers came
 
         def log_message(self, *args):
             pass
@@ -142,7 +145,7 @@ def hub(**repos: Repo):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"

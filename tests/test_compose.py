@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmflow.compose import CONF, compose, slug, split_overrides
+from slmflow.compose import compose
 from slmflow.config import GenaiExport, HubSource, Precision
 from slmflow.errors import SlmflowError
+from slmflow.hydra_compose import slug
+from slmflow.overrides import CONF, split_overrides
 
 REQUIRED = {
     "hub": "model.source.repo=org/name",
@@ -122,7 +124,7 @@ def test_types_are_those_of_the_schema():
         ({"overrides": "evaluate.window=5.5"}, r"evaluate\.window=5\.5: must be of type integer"),
         ({"overrides": "model.name='open"}, r"No closing quotation"),
         ({"overrides": "model.source.version"}, r"cannot read 'model\.source\.version'"),
-        ({"model": "local"}, r"model\.source\.path is not set: give overrides=\"model\.source\.path=…\""),
+        ({"model": "local"}, r"model\.source\.path is not set: give -P model\.source\.path=…"),
         ({"model": "tiny_phi3", "overrides": "model=local"}, r"as a parameter and in overrides"),
         ({"model": "phi4_mini", "overrides": "model.source.rep=x"}, r"did you mean model\.source\.repo\?"),
         ({"overrides": "export=prebuilt model.base=phi9"}, r"model\.base=phi9: model=phi9 is unknown"),

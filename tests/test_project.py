@@ -10,9 +10,10 @@ from importlib import import_module
 import pytest
 import yaml
 
-from slmflow.compose import CONF
-from slmflow.workflow.graph import graph, needed_for
-from slmflow.workflow.shell import CHOICES
+from driver import graph
+from slmflow.overrides import CONF
+from slmflow.words import CHOICES
+from slmflow.workflow.graph import needed_for
 from slmflow.workflow.steps import OPTIONAL_INPUTS
 from slmflow.workflow.steps import STEPS as DECLARED
 from tests.conftest import ROOT
@@ -67,7 +68,7 @@ def test_an_entry_point_declares_and_passes_the_choices_and_its_upstream_ids(ste
 
 def test_main_is_register_without_ids():
     command = PROJECT["entry_points"]["main"]["command"]
-    assert command.split() == ["python", "-m", "steps.register", *(f"{n}={{{n}}}" for n in CHOICES)]
+    assert command.split() == ["python", "driver.py", *(f"{n}={{{n}}}" for n in CHOICES)]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -79,17 +80,17 @@ def test_a_steps_docstring_opens_with_its_command_and_a_tiny_one(step):
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_opens_with_the_command_that_runs_it(path):
-    assert f'mlflow run . --env-manager local -P overrides="+experiment={path.stem}"' in path.read_text()
+    assert f"mlflow run . --env-manager local -P experiment={path.stem}" in path.read_text()
 
 
 @pytest.mark.parametrize("with_pipeline", [True, False])
 def test_every_node_comes_after_what_it_needs_and_needs_what_its_step_takes(with_pipeline):
     seen = {}
-    for node in graph(with_pipeline=with_pipeline):
+    for node in needed_for("register", graph(with_pipeline)):
         assert set(node.needs) <= set(DECLARED[node.step].inputs)
         assert set(DECLARED[node.step].inputs) - set(node.needs) <= set(OPTIONAL_INPUTS)
         for parameter, need in node.needs.items():
-            assert seen[need] in DECLARED[node.step].inputs[parameter]
+            assert seen[need.name] in DECLARED[node.step].inputs[parameter]
         seen[node.name] = node.step
 
 
@@ -102,7 +103,7 @@ def test_every_node_comes_after_what_it_needs_and_needs_what_its_step_takes(with
     ],
 )
 def test_an_entry_point_runs_what_it_needs_and_no_more(step, names):
-    assert [node.name for node in needed_for(step, graph(with_pipeline=True))] == names
+    assert [node.name for node in needed_for(step, graph(True))] == names
 
 
 def test_conda_yaml_carries_the_digest_of_the_requirements():

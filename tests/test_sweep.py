@@ -31,6 +31,14 @@ def test_a_parameter_sweeps_as_an_override_does():
     ]
 
 
+@pytest.mark.parametrize(
+    "words", [{"export": "int8_cpu,int4_cpu"}, {"overrides": "export=int8_cpu,int4_cpu"}]
+)
+def test_several_models_or_exports_need_no_flag(words):
+    assert exports(model="tiny_phi3", **words) == ["int8_cpu", "int4_cpu"]
+    assert labels(model="tiny_phi3,org/name") == ["model=tiny_phi3", "model=org/name"]
+
+
 def test_two_sweeps_are_their_product():
     words = "-m export=int8_cpu,int4_cpu package.top_p=choice(0.5,1)"
     assert labels(model="tiny_phi3", overrides=words) == [
@@ -60,10 +68,12 @@ def test_a_list_is_one_value():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("export=int8_cpu,int4_cpu", "overrides='-m export=int8_cpu,int4_cpu' runs each"),
+        ("evaluate.windows=1,2", "overrides='-m evaluate.windows=1,2' runs each"),
         ("-m export=int8_cpu,int3", "export=int3 is unknown"),
         ("-m package.top_p=0.5,7", "package.top_p=7"),
         ("export=int8_cpu,", "cannot read 'export=int8_cpu,'"),
+        ("export=int8_cpu,int3", "export=int3 is unknown"),
+        ("model=tiny_phi3,tiny_phi4", "model=tiny_phi4 is unknown: did you mean tiny_phi3?"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_in_one_line(words, said):

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from slmflow import tracking
 from slmflow.errors import SlmflowError, UnavailableError, exit_status, one_line
+from tests.free_port import POLL_SECONDS
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1)
 
@@ -113,7 +114,7 @@ def test_an_answer_that_breaks_off_is_an_outage_and_mlflow_does_not_ask_again(se
             self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{"run":')
 
     with socketserver.TCPServer(("127.0.0.1", 0), Half) as half:
-        threading.Thread(target=half.serve_forever, daemon=True).start()
+        threading.Thread(target=half.serve_forever, args=[POLL_SECONDS], daemon=True).start()
         uri = f"http://127.0.0.1:{half.server_address[1]}"
         os.environ.pop("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
         mlflow.set_tracking_uri(uri)

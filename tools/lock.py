@@ -1,6 +1,7 @@
-"""Compile requirements.in and requirements-dev.in to pinned files, and stamp conda.yaml.
+"""Compile requirements*.in to pinned files, and stamp conda.yaml.
 
-    make lock
+    make lock               # pins that still fit stay as they are
+    make lock UPGRADE=1     # every indirect dependency at its newest
 
 uv resolves for every platform at once (markers, no hashes). Two things are then mended:
 
@@ -17,8 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,18 +48,22 @@ def stamp(conda_yaml: str, requirements: bytes) -> str:
     return DIGEST_LINE.sub(f"# requirements.txt sha256: {digest}", conda_yaml)
 
 
-def compile_pins(source: str, target: str) -> None:
+def compile_pins(source: str, target: str, words: list[str]) -> None:
     """Resolve `source` with uv, universally for Python 3.11 and later, into `target`."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal"]
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", *words]
     command += ["--python-version", "3.11", "--no-annotate", "--no-header", source]
-    result = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    (ROOT / target).write_text(HEADER.format(source=source) + mend(result.stdout))
+    with tempfile.TemporaryDirectory() as folder:  # uv prefers the pins of the file that it writes
+        compiled = Path(folder) / target
+        shutil.copyfile(ROOT / target, compiled)
+        subprocess.run([*command, "--output-file", str(compiled)], cwd=ROOT, check=True)
+        pins = compiled.read_text()
+    (ROOT / target).write_text(HEADER.format(source=source) + mend(pins))
 
 
 def main() -> None:
-    """Write both requirement files and the stamp."""
-    compile_pins("requirements.in", "requirements.txt")
-    compile_pins("requirements-dev.in", "requirements-dev.txt")
+    """Write the requirement files and the stamp."""
+    for name in ("requirements", "requirements-dev", "requirements-spark"):
+        compile_pins(f"{name}.in", f"{name}.txt", sys.argv[1:])
     conda = ROOT / "conda.yaml"
     conda.write_text(stamp(conda.read_text(), (ROOT / "requirements.txt").read_bytes()))
 

@@ -4,11 +4,11 @@
 
 Tiny, offline (a sweep leaves the same files on its own run):
 
-    mlflow run . --env-manager local -P model=tiny_phi3 -P overrides="+experiment=compare_quantization"
+    mlflow run . --env-manager local -P model=tiny_phi3 -P experiment=compare_quantization
 
 `run_ids` are runs of `evaluate`, of any day and machine, or runs of a driver, which stand for all that they
 evaluated. Leaves `comparison.html`, `.json`, `.csv`, `.md` and `.png` on its run. What it recommends passes
-the gate, to which `overrides` may give other limits (`gate.min_decode_tokens_per_second=20`).
+the gate, which may be given other limits (`-P gate.min_decode_tokens_per_second=20`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.tracking import raise_problem
+from slmflow.words import read_words
 from slmflow.workflow.command import command_run
-from slmflow.workflow.shell import parse_words
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -36,9 +36,9 @@ def run(argv: list[str]) -> int:
     from slmflow.compose import compose
     from slmflow.workflow.evaluations import evaluation_of, log_comparison, overrides_of
 
-    arguments = parse_words("compare", argv, PARAMETERS)
-    given = arguments.get("run_ids", "")
-    gate = compose(overrides=arguments.get("overrides", "")).config.gate
+    words = read_words("compare", argv, PARAMETERS)
+    given = words.declared.get("run_ids", "")
+    gate = compose(overrides=words.overrides).config.gate
     ids = list(dict.fromkeys(word for word in re.split(r"[\s,]+", given) if word))
     bad = next((word for word in ids if not _ID.fullmatch(word)), None)
     if not ids or bad is not None:
@@ -50,9 +50,9 @@ def run(argv: list[str]) -> int:
     if len(runs) < 2:
         raise SlmflowError(f"run_ids={given}: that is one evaluation; a comparison needs two")
     found = [evaluation_of(run) for run in runs.values()]
-    words = {run_id: overrides_of(run) for run_id, run in runs.items()}
+    labels = {run_id: overrides_of(run) for run_id, run in runs.items()}
     with command_run("compare"):
-        _, table, sentence = log_comparison(found, words, gate)
+        _, table, sentence = log_comparison(found, labels, gate)
         page = mlflow.get_artifact_uri("comparison.html")
         print(f"{table}\n{sentence}\nReport: {page}", flush=True)
     return 0
@@ -64,7 +64,7 @@ def evaluated(run_id: str) -> list[Run]:
     from mlflow.exceptions import MlflowException
 
     from slmflow.workflow import runs
-    from slmflow.workflow.plan import KIND_TAG, STEP_TAG
+    from slmflow.workflow.tags import KIND_TAG, STEP_TAG
 
     client = MlflowClient()
     try:

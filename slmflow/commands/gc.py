@@ -22,11 +22,11 @@ from slmflow.artifacts import folder_of
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import files_under
 from slmflow.registry.versions import versions_of
+from slmflow.words import read_words
 from slmflow.workflow import runs
 from slmflow.workflow.command import command_run
-from slmflow.workflow.plan import KIND_TAG, STEP_TAG, upstream_tag
-from slmflow.workflow.shell import parse_words
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import KIND_TAG, STEP_TAG, upstream_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,7 @@ def pages(search: Any, *words: Any) -> Iterator[Any]:
 
 def run(argv: list[str]) -> int:
     """List, and delete what may be deleted. Raises SlmflowError for bad words."""
-    arguments = parse_words("gc", argv, PARAMETERS)
+    arguments = read_words("gc", argv, PARAMETERS).declared
     delete = arguments.get("delete") or "false"
     if delete not in ("true", "false"):
         raise SlmflowError(f"delete={delete}: must be true or false")

@@ -1,6 +1,6 @@
 """Say what a run would do, step by step, and why; nothing is launched or written.
 
-    mlflow run . -e plan --env-manager local -P overrides="export=int4_cpu"
+    mlflow run . -e plan --env-manager local -P export=int4_cpu
 
 Tiny, offline:
 
@@ -17,12 +17,14 @@ import json
 import os
 import sys
 
+from driver import graph
 from slmflow.config.backend import DatabricksBackendConfig
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.sweep import variants
+from slmflow.words import CHOICES, read_words
+from slmflow.workflow.item import State
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.plan import State, make_plan
-from slmflow.workflow.shell import CHOICES, parse_words
+from slmflow.workflow.plan import make_plan
 from slmflow.workflow.steps import STEPS
 
 PARAMETERS = (*CHOICES, "step")
@@ -33,12 +35,12 @@ def run(argv: list[str]) -> int:
 
     Imports no MLflow where the store is embedded: that alone takes longer than the plan.
     """
-    arguments = parse_words("plan", argv, PARAMETERS)
-    step = arguments.get("step") or "register"
+    words = read_words("plan", argv, PARAMETERS)
+    step = words.declared.get("step") or "register"
     if step not in STEPS:
         raise SlmflowError(f"step={step}: must be one of {', '.join(STEPS)}")
-    chosen = variants(**{name: arguments.get(name, "") for name in CHOICES})
-    items = make_plan(step, chosen, open_store(os.environ.get("MLFLOW_EXPERIMENT_ID", "0")))
+    chosen = variants(**words.choices)
+    items = make_plan(step, chosen, open_store(os.environ.get("MLFLOW_EXPERIMENT_ID", "0")), graph)
     for item in items:
         print(item.line)
     backend = chosen[0].composition.config.backend

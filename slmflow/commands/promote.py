@@ -13,14 +13,14 @@ import re
 import sys
 
 from slmflow.errors import SlmflowError, exit_status
-from slmflow.workflow.shell import parse_words
+from slmflow.words import read_words
 
 PARAMETERS = ("model", "version")
 
 
 def run(argv: list[str]) -> int:
     """Promote, and say what was done. Raises SlmflowError for a version that is not there or not whole."""
-    arguments = parse_words("promote", argv, PARAMETERS)
+    arguments = read_words("promote", argv, PARAMETERS).declared
     number = arguments.get("version", "")
     if number and not re.fullmatch("[1-9][0-9]*", number):
         raise SlmflowError(f"version={number}: must be a number as the registry writes it, such as 3")

@@ -7,7 +7,7 @@ Tiny, offline, after `mlflow run . -P model=tiny_phi3` and some calls of the mod
     mlflow run . -e evaluate --env-manager local -P traces=Default -P model=tiny_phi3
 
 Leaves `replay.html`, `.md`, `.json`, the dataset `replay.jsonl` and the answers `answers.jsonl` on its run.
-Settings are `monitoring.*` in overrides. Interrupted, the same command goes on where it stopped.
+Settings are parameters too: `-P monitoring.limit=50`. Interrupted, the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmflow.errors import SlmflowError, first_line
+from slmflow.words import CHOICES, read_words
 from slmflow.workflow.command import command_run
-from slmflow.workflow.shell import parse_words
 
 if TYPE_CHECKING:
     from slmflow.config import Config
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
     from slmflow.monitoring.traces import Traces
     from slmflow.serving.follow import Target
 
-PARAMETERS = ("model", "export", "overrides", "logged_run", "reference_run", "traces")
+PARAMETERS = (*CHOICES, "logged_run", "reference_run", "traces")
 """Those of the entry point `evaluate`."""
 ROLES = ("champion", "challenger")
 
 
 def run(argv: list[str]) -> int:
     """Replay, and leave the report. Raises SlmflowError for what cannot be, before any run is made."""
-    from slmflow.compose import compose
     from slmflow.machine import machine
     from slmflow.monitoring.redaction import read_rules
     from slmflow.monitoring.replay import Replay, change_of_model, conclusion
     from slmflow.monitoring.traces import experiment_of
+    from slmflow.sweep import one_variant
 
-    words = {name: value for name, value in parse_words("evaluate", argv, PARAMETERS).items() if value}
+    given = read_words("evaluate", argv, PARAMETERS)
+    words = given.typed
     for name in ("logged_run", "reference_run"):
         if name in words:
             raise SlmflowError(f"traces={words['traces']} replays registered models: leave {name} out")
-    chosen = {name: words.get(name, "") for name in ("model", "export", "overrides")}
-    config = compose(**chosen).config
+    config = one_variant(**given.choices).config
     rules = read_rules(config.monitoring.rules)
     experiment = experiment_of(words["traces"])
     models, notes = _models(config)
@@ -130,7 +130,7 @@ def _is_ours(run_id: str) -> bool:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from slmflow.workflow.plan import KIND_TAG
+    from slmflow.workflow.tags import KIND_TAG
 
     try:
         # Not of a command: `serve` and `score` are production.

@@ -29,16 +29,26 @@ from mlflow.exceptions import MlflowException
 
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import sha256_of
+from slmflow.overrides import key_of
 from slmflow.tracking import raise_problem
+from slmflow.words import read_words
 from slmflow.workflow import launch, runs
-from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, git, installed, own_distributions
+from slmflow.workflow.checkout import (
+    COMMIT_TAG,
+    DIRTY_TAG,
+    FOLDER_TAG,
+    PATCH_TAG,
+    git,
+    installed,
+    own_distributions,
+)
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.command import command_run
+from slmflow.workflow.enough import ASKED_TAG
 from slmflow.workflow.fingerprint import flat
 from slmflow.workflow.outputs import place_of
-from slmflow.workflow.plan import KIND_TAG, STEP_TAG
-from slmflow.workflow.shell import parse_words
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import KIND_TAG, STEP_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -48,7 +58,7 @@ PARAMETERS = ("run_id",)
 
 def run(argv: list[str]) -> int:
     """Rebuild, run, compare. Raises SlmflowError where it cannot be rebuilt, or where content differs."""
-    arguments = parse_words("reproduce", argv, PARAMETERS)
+    arguments = read_words("reproduce", argv, PARAMETERS).declared
     if not arguments.get("run_id"):
         raise SlmflowError("run_id is missing: give the id of a driver's run, as it printed it")
     with command_run("reproduce") as here, tempfile.TemporaryDirectory(prefix="slmflow-") as scratch:
@@ -87,7 +97,7 @@ def driver_run(run_id: str) -> Run:
 
 
 def check_out(original: Run, scratch: Path) -> Path:
-    """The recorded commit in a clone of its own, with the recorded changes."""
+    """The project's folder in a clone of its own of the recorded commit, with the recorded changes."""
     tags = original.data.tags
     commit = tags.get(COMMIT_TAG)
     if commit is None:
@@ -96,7 +106,9 @@ def check_out(original: Run, scratch: Path) -> Path:
         raise SlmflowError(f"the run's tree had changes that were not logged: {tags.get(PATCH_TAG)}")
     clone = scratch / "checkout"
     known = git("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
-    origin = str(ROOT) if known else tags.get("mlflow.source.git.repoURL", str(ROOT))
+    here = git("rev-parse", "--show-toplevel").stdout.decode().strip() or str(ROOT)
+    origin = here if known else tags.get("mlflow.source.git.repoURL", here)
+    below = tags.get(FOLDER_TAG, "")
     _checked(
         git("clone", "--quiet", "--no-checkout", origin, str(clone), folder=scratch), f"cannot clone {origin}"
     )
@@ -105,8 +117,9 @@ def check_out(original: Run, scratch: Path) -> Path:
     )
     if tags.get(DIRTY_TAG) == "true":
         patch = runs.local_path_of(original, launch.PATCH)
-        _checked(git("apply", "--whitespace=nowarn", str(patch), folder=clone), "its changes do not apply")
-    return clone
+        apply = ("apply", "--whitespace=nowarn", f"--directory={below}", str(patch))
+        _checked(git(*apply, folder=clone), "its changes do not apply")
+    return clone / below
 
 
 def _checked(done: subprocess.CompletedProcess[bytes], what: str) -> None:
@@ -145,7 +158,10 @@ def repeat(original: Run, clone: Path, python: str, here: Run) -> Run:
     if len(set(fetched)) > 1:
         raise SlmflowError("a sweep over models whose branches were resolved: reproduce one model's run")
     pins = fetched[0] if fetched else ()
-    words["overrides"] = " ".join([words.get("overrides", ""), *pins, "driver.cache=false"]).strip()
+    again = _as_much_as(original)
+    set_here = [*pins, *again, "driver.cache=false"]
+    words = {key: value for key, value in words.items() if key not in map(key_of, set_here)}
+    words["overrides"] = " ".join([words.get("overrides", ""), *set_here]).strip()
     step = original.data.tags[STEP_TAG]
     entry = "evaluate" if step == "register" else step
     client = MlflowClient()
@@ -167,6 +183,16 @@ def repeat(original: Run, clone: Path, python: str, here: Run) -> Run:
     if done.returncode:
         raise SlmflowError(f"the repetition failed: see run {run_id}")
     return client.get_run(run_id)
+
+
+def _as_much_as(original: Run) -> list[str]:
+    """The override by which the repetition asks as many windows and items, however long they take here.
+
+    None for a run of before these were decided by the time: its code knows no such key, and asks what it did.
+    """
+    ids = [item["run_id"] for item in runs.items_of(original) if item["step"] == "evaluate"]
+    decided = any(ASKED_TAG in MlflowClient().get_run(run_id).data.tags for run_id in ids)
+    return [f"evaluate.like={original.info.run_id}"] if decided else []
 
 
 def compare_runs(original: Run, repeated: Run) -> tuple[list[str], list[str]]:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import sys
 
 from slmflow.errors import exit_status
-from slmflow.workflow.shell import parse_words
+from slmflow.words import read_words
 
 PARAMETERS = ("model",)
 
 
 def run(argv: list[str]) -> int:
     """Swap, and say what was done. Raises SlmflowError when there is nothing whole to go back to."""
-    arguments = parse_words("rollback", argv, PARAMETERS)
+    arguments = read_words("rollback", argv, PARAMETERS).declared
     from slmflow.registry.aliases import roll_back, standing
     from slmflow.workflow.command import command_run
     from slmflow.workflow.evidence import is_intact, registered_model

@@ -9,8 +9,9 @@ Tiny, offline, after `mlflow run . -P model=tiny_phi3`:
     mlflow run . -e score --env-manager local -P model_uri=models:/tiny-phi3-onnx@champion \
         -P input=/tmp/in.jsonl -P output=/tmp/out.jsonl
 
-Settings are `score.*` in overrides. Interrupted, the same command goes on where it stopped. In a notebook or
-job that has a Spark session: `from slmflow.commands import score; score.run(["input=table:…", "output=…"])`.
+Settings are parameters too: `-P score.max_tokens=64`. Interrupted, the same command goes on where it stopped.
+In a notebook or job that has a Spark session:
+`from slmflow.commands import score; score.run(["input=table:…", "output=…"])`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmflow.errors import SlmflowError, exit_status, first_line
-from slmflow.workflow.shell import parse_words
+from slmflow.words import read_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,11 +54,12 @@ def run(argv: list[str]) -> int:
     from slmflow.serving.follow import ModelUri
     from slmflow.workflow.command import command_run
 
-    words = parse_words("score", argv, PARAMETERS)
+    given = read_words("score", argv, PARAMETERS)
+    words = given.declared
     for name in ("input", "output"):
         if not words.get(name):
             raise SlmflowError(f"{name} is not given: -P input=<a table> -P output=<a file>")
-    config = compose(overrides=words.get("overrides", "")).config
+    config = compose(overrides=given.overrides).config
     recipe = recipe_of(config.score)
     output = Path(words["output"]).expanduser().absolute()
     output_kind(output)

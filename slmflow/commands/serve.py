@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 
 from slmflow.errors import exit_status
-from slmflow.workflow.shell import parse_words
+from slmflow.words import read_words
 
 PARAMETERS = ("model_uri", "host", "port", "engine")
 
@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
     from slmflow.serving.settings import parse_settings
     from slmflow.workflow.command import command_run
 
-    words = {name: value for name, value in parse_words("serve", argv, PARAMETERS).items() if value}
+    words = read_words("serve", argv, PARAMETERS).typed
     if "model_uri" not in words:
         from slmflow.compose import compose
 

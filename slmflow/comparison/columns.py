@@ -36,8 +36,10 @@ class Column:
 LEAD = (
     "fidelity.kl_mean",
     "fidelity.top1_agreement",
+    "fidelity.tokens",
     "tasks.score",
     "tasks.flips",
+    "tasks.items",
     "cost.size_bytes",
     "cost.decode_tokens_per_second",
     "cost.ttft_seconds",
@@ -103,6 +105,7 @@ COLUMNS = (
             "tokens, of 32, before a greedy answer parts from the pipeline's",
         ),
     ),
+    *_measured("fidelity", "", ("fidelity.tokens", "tokens", _fixed(0), "scored tokens that fidelity is of")),
     *_measured(
         "tasks",
         "higher",
@@ -117,11 +120,17 @@ COLUMNS = (
         "lower",
         ("tasks.flips", "flips", _fixed(3), "share of items whose correctness differs from the pipeline's"),
     ),
+    *_measured("tasks", "", ("tasks.items", "items", _fixed(0), "items that tasks are of")),
     *_measured("size", "lower", ("cost.size_bytes", "MB", _fixed(0, 1e-6), "size of the packaged model")),
     *_measured(
         "cost",
         "higher",
-        ("cost.decode_tokens_per_second", "tokens/s", _fixed(1), "decoding, median"),
+        (
+            "cost.decode_tokens_per_second",
+            "tokens/s",
+            _fixed(1),
+            "decoding, the fastest of some answers",
+        ),
         ("cost.prefill_tokens_per_second", "prefill/s", _fixed(0), "tokens of a prompt a second"),
     ),
     *_measured(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from slmflow.comparison.columns import COLUMNS, Column
 from slmflow.comparison.entry import Entry
 from slmflow.comparison.groups import PARTS, letters_of
+from slmflow.quality.cost import busy
 
 NOT_MEASURED = "not measured"
 
@@ -90,8 +91,9 @@ def _cell(entry: Entry, column: Column, baseline: Entry, letters: dict[str, str]
 def _difference(entry: Entry, baseline: Entry, column: Column) -> str:
     """Differences of figures that have errors are given theirs, as of independent measurements."""
     value, base = entry.figure(column.key), baseline.figure(column.key)
-    if value is None or base is None or column.key.startswith("fidelity.") or column.key == "tasks.flips":
-        return ""  # these are distances to the reference already
+    plain = column.key.startswith("fidelity.") or column.key in ("tasks.flips", "tasks.items")
+    if value is None or base is None or plain:
+        return ""  # these are distances to the reference already, or numbers of what was asked
     if column.relative:
         return f"{value / base:.2f} ×" if base else ""
     errors = [one.figure(column.error_key) or 0.0 for one in (entry, baseline)]
@@ -100,7 +102,7 @@ def _difference(entry: Entry, baseline: Entry, column: Column) -> str:
 
 def _notes(entries: list[Entry], letters: dict[str, dict[str, str]]) -> list[str]:
     said = {
-        "fidelity": "Fidelity was measured against {n} references (other weights or another text)",
+        "fidelity": "Fidelity was measured against {n} references (other weights, text or windows)",
         "tasks": "Tasks were measured on {n} sets of items",
         "cost": "Speed and memory were measured on {n} machines",
     }
@@ -110,6 +112,20 @@ def _notes(entries: list[Entry], letters: dict[str, dict[str, str]]) -> list[str
         if groups:
             of = "; ".join(f"{letter}: {_example(entries, letters[part], letter, part)}" for letter in groups)
             notes.append(f"{text.format(n=len(groups))}: compare only within a letter. {of}.")
+    return notes + _speeds(entries)
+
+
+def _speeds(entries: list[Entry]) -> list[str]:
+    """Which speeds are of a busy machine, and which are medians where others are of the fastest answer."""
+    notes = [
+        f"{entry.label}: its speed is of a busy machine, {why}."
+        for entry in entries
+        if (why := busy(entry.evaluation))
+    ]
+    timed = [entry for entry in entries if entry.figure("cost.decode_tokens_per_second") is not None]
+    older = [one.label for one in timed if one.figure("cost.decode_tokens_per_second_median") is None]
+    if 0 < len(older) < len(timed):
+        notes.append(f"Speeds are of the fastest answer, but medians of these: {', '.join(older)}.")
     return notes
 
 

@@ -39,30 +39,33 @@ class HubSource(SourceConfig):
     subfolder: str = ""
     """Take this folder of the repository only, without its prefix."""
     file: str = ""
-    """Take this one file only: for a repository of several GGUF files."""
+    """Take this one file only, or the one that a pattern fits (`*Q4_K_M.gguf`, in any case of letters): for a
+    repository of several GGUF files."""
 
 
 @dataclass
 class AdapterConfig:
-    """A LoRA adapter that is merged into the weights: a repository of a hub, or a folder on this machine."""
+    """A LoRA adapter that is merged into the weights: of a hub, of this machine, or logged with MLflow."""
 
     repo: str = ""
     revision: str = "main"
     path: str = ""
     """Absolute, as `model.source.path`."""
+    uri: str = ""
+    """`models:/…` or `runs:/…`: a model logged by `mlflow.transformers` with PEFT, or an artifact folder."""
     digest: str = ""
     """Digest of its two files, enforced when given; `fetch` prints it."""
 
     def __post_init__(self) -> None:
-        if self.repo and self.path:
-            raise ValueError("model.adapter: give a repo or a path, not both")
+        if sum(map(bool, (self.repo, self.path, self.uri))) > 1:
+            raise ValueError("model.adapter: give one of repo, path and uri")
         if self.path:
             absolute("model.adapter.path", self.path)
 
     @property
     def given(self) -> bool:
         """Whether there is one."""
-        return bool(self.repo or self.path)
+        return bool(self.repo or self.path or self.uri)
 
 
 @dataclass

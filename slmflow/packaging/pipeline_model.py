@@ -10,10 +10,13 @@ import mlflow
 
 from slmflow.packaging import pinned
 from slmflow.packaging.weights import add_weights, without_weights
+from slmflow.tensors import weight_files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Types of safetensors to torch's names."""
 REQUIREMENTS = ("mlflow", "transformers", "torch", "tokenizers", "safetensors", "accelerate")
 
 
@@ -44,9 +47,22 @@ def log_pipeline_model(huggingface: Path, name: str, scratch: Path, metadata: di
 
 
 def dtype_of(huggingface: Path) -> str:
-    """The dtype that config.json states for the weights; float32 where it states none."""
+    """The dtype that config.json states for the weights; where it states none, that of the first of them."""
     config = json.loads((huggingface / "config.json").read_text())
-    return str(config.get("torch_dtype") or config.get("dtype") or "float32")
+    stated = config.get("torch_dtype") or config.get("dtype")
+    return str(stated or _first_dtype(huggingface))
+
+
+def _first_dtype(huggingface: Path) -> str:
+    """As transformers takes it for `dtype="auto"`; float32 where no weight is of a float type."""
+    from safetensors import safe_open
+
+    for path in weight_files(huggingface):
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118 it is no mapping
+                if dtype := FLOATS.get(file.get_slice(name).get_dtype()):
+                    return dtype
+    return "float32"
 
 
 def card_text(name: str, metadata: dict[str, Any]) -> str:

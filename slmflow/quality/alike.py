@@ -38,6 +38,16 @@ def same_items(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(ours == theirs)
 
 
+def same_set(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the task items are of the same set, of which one may have answered more than the other.
+
+    An evaluation from before there were parts of sets answered all of its own.
+    """
+    ours, theirs = (each.get("tasks") or {} for each in (one, other))
+    digests = [tasks.get("set") or tasks.get("digest") for tasks in (ours, theirs)]
+    return digests[0] is not None and digests[0] == digests[1]
+
+
 def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether speed and memory were measured on the same machine, by all that is recorded of it."""
     return bool(one.get("machine") == other.get("machine"))

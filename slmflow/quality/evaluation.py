@@ -63,7 +63,11 @@ def measure_fidelity(
 
 def greedy_answers(candidate: Candidate, windows: list[Window]) -> list[list[int]]:
     """GREEDY_ANSWER tokens to the beginning of each window, the end of text ignored."""
-    return [candidate.greedy(window.ids[:GREEDY_PROMPT], GREEDY_ANSWER) for window in windows]
+    from tqdm import tqdm
+
+    return [
+        candidate.greedy(window.ids[:GREEDY_PROMPT], GREEDY_ANSWER) for window in tqdm(windows, "  answers")
+    ]
 
 
 def window_rows(found: list[Positions]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError
+from slmflow.quality.asking import check_lengths
 from slmflow.quality.tasks import (
     MEASURES,
     NEW_TOKENS,
     Row,
     chat_of,
-    check_lengths,
     judged,
     line_of,
     rows_in,
@@ -66,7 +66,7 @@ def trace_answers(
             raise failures[0]
         if item not in known:
             try:
-                (said,) = candidate.answers([messages], max_tokens)
+                (said,) = candidate.answers([candidate.prompt_ids(messages)], [max_tokens])
             except Exception as error:
                 failures.append(error)
                 raise

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from slmflow.files import cache_folder
+from slmflow.files import cache_folder, write_text
 from slmflow.quality.fidelity import Positions
 
 
@@ -25,10 +25,25 @@ class Journal:
         self._place.mkdir(parents=True, exist_ok=True)
         return self._place
 
+    def items(self, count: int) -> Path:
+        """The file to which rows of so many task items are appended: who is asked together depends on it."""
+        return self.folder / f"items-{count}.jsonl"
+
+    def logprobs(self, windows: int) -> Path:
+        """The file of the reference's log-probabilities of so many windows."""
+        return self.folder / f"logprobs-{windows}.npy"
+
     @property
-    def items(self) -> Path:
-        """The file to which rows of task items are appended."""
-        return self.folder / "items.jsonl"
+    def decided(self) -> int | None:
+        """How many windows or items an interrupted evaluation began to ask; None where none did."""
+        try:
+            return int((self._place / "asked").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def decide(self, count: int) -> None:
+        """Note how many are asked, so that the evaluation asks them when it goes on."""
+        write_text(self.folder / "asked", str(count))
 
     def positions(self, name: str) -> Positions | None:
         """What was found at the positions of a window before; None when it was not reached."""

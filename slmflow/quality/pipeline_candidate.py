@@ -1,18 +1,23 @@
-"""The logged pipeline under measurement, as MLflow loads it."""
+"""The logged pipeline under measurement, as MLflow loads it: in the dtype of its source, on every machine."""
 
 from __future__ import annotations
 
 import time
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slmflow.models.slm_runtime.cores import physical_cores
-from slmflow.quality.candidates import Chat, plain_text
+from slmflow.quality.candidates import KV_BYTES, Branches, Chat, in_common, plain_text
 from slmflow.quality.fidelity import log_softmax
+from slmflow.quality.passes import Passes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+ROWS = 32
+"""Texts taken together, at most: more add little to 306 tokens/s, and 16 give 210 (docs/evaluate.md)."""
 
 
 class PipelineCandidate:
@@ -24,81 +29,114 @@ class PipelineCandidate:
 
         torch.set_num_threads(physical_cores())
         self._pipeline: Any = mlflow.transformers.load_model(uri)
-        self.context_length: int = self._pipeline.model.config.max_position_embeddings
+        self._model: Any = self._pipeline.model
+        self.context_length: int = self._model.config.max_position_embeddings
 
     def encode(self, text: str) -> list[int]:
         """Ids by the logged tokenizer."""
         return list(self._pipeline.tokenizer(text)["input_ids"])
 
+    def prompt_ids(self, chat: Chat) -> list[int]:
+        """By the logged tokenizer's template, where it has one."""
+        tokenizer = self._pipeline.tokenizer
+        if tokenizer.chat_template is None:
+            return self.encode(plain_text(chat))
+        return list(tokenizer.apply_chat_template(chat, add_generation_prompt=True))
+
+    def rows(self, length: int) -> int:
+        """As many as keys and values may have memory for, in the model's dtype."""
+        config = self._model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        position = 2 * config.num_hidden_layers * heads * size * self._model.dtype.itemsize
+        return max(1, min(ROWS, KV_BYTES // (position * length)))
+
     def logprobs(self, ids: list[int]) -> NDArray[np.float32]:
         """One forward pass in the dtype that the model is logged with."""
-        import torch
-
-        with torch.inference_mode():
-            logits = self._pipeline.model(torch.tensor([ids])).logits[0].float().numpy()
-        return log_softmax(logits)
+        return log_softmax(Passes(self._model).every([ids])[0])
 
     def decode_logprobs(self, ids: list[int], start: int) -> NDArray[np.float32]:
         """A pass over what comes before, then a token a pass with the keys and values kept."""
-        passes = _Passes(self._pipeline.model)
-        rows = [passes.after(ids[: start + 1]), *(passes.after([token]) for token in ids[start + 1 :])]
+        from tqdm import tqdm
+
+        passes = Passes(self._model)
+        rows = [passes.last([ids[: start + 1]])[0]]
+        rows += [passes.last([[token]])[0] for token in tqdm(ids[start + 1 :], "  decoding")]
         return log_softmax(np.stack(rows))
 
-    def continuation_logprobs(
-        self, context: list[int], continuations: list[list[int]]
-    ) -> list[NDArray[np.float32]]:
-        """A pass over the context, and one over all continuations as a batch."""
-        passes = _Passes(self._pipeline.model)
-        first = passes.after(context)
-        later = passes.after_each([tokens[:-1] for tokens in continuations])
-        return [log_softmax(np.stack([first, *rows])) for rows in later]
+    def branch_logprobs(self, asked: list[Branches]) -> list[list[NDArray[np.float64]]]:
+        """Contexts of one length in one pass, and all that follows them in another: keys and values are kept.
+
+        So no context is padded.
+        """
+        order = sorted(range(len(asked)), key=lambda at: len(asked[at][0]))
+        found: dict[int, list[NDArray[np.float64]]] = {}
+        for length, run in groupby(order, key=lambda at: len(asked[at][0])):
+            group: list[int] = []
+            for at in run:
+                longest = length + max(len(ids) for other in (*group, at) for ids in asked[other][1])
+                if sum(len(asked[other][1]) for other in (*group, at)) > self.rows(longest) and group:
+                    found |= self._branches(asked, group)
+                    group = []
+                group.append(at)
+            found |= self._branches(asked, group)
+        return [found[at] for at in range(len(asked))]
+
+    def _branches(self, asked: list[Branches], group: list[int]) -> dict[int, list[NDArray[np.float64]]]:
+        """Of contexts of one length."""
+        passes = Passes(self._model)
+        first = passes.last([asked[at][0] for at in group])
+        owners = [row for row, at in enumerate(group) for _ in asked[at][1]]
+        texts = [ids for at in group for ids in asked[at][1]]
+        later = passes.branches(owners, [ids[:-1] for ids in texts])
+        logs = []
+        for owner, ids, rows in zip(owners, texts, later, strict=True):
+            every = log_softmax(np.concatenate([first[owner][None], rows]))
+            logs.append(every[np.arange(len(ids)), ids].astype(np.float64))
+        following = iter(logs)
+        return {at: [next(following) for _ in asked[at][1]] for at in group}
 
     def greedy(self, ids: list[int], new_tokens: int) -> list[int]:
         """By bare passes: `generate` would keep the end of text out of an answer of fixed length."""
-        passes = _Passes(self._pipeline.model)
-        answer = [int(passes.after(ids).argmax())]
+        passes = Passes(self._model)
+        answer = [int(passes.last([ids])[0].argmax())]
         while len(answer) < new_tokens:
-            answer.append(int(passes.after(answer[-1:]).argmax()))
+            answer.append(int(passes.last([answer[-1:]])[0].argmax()))
         return answer
 
-    def answers(self, chats: list[Chat], new_tokens: int) -> list[str]:
-        """All in one batch by `generate`, without the settings of its own that the model may come with."""
-        import torch
-        from transformers import GenerationConfig
+    def answers(self, prompts: list[list[int]], new_tokens: list[int]) -> list[str]:
+        """By bare passes, without the settings of its own that the model may come with.
 
-        tokenizer, model = self._pipeline.tokenizer, self._pipeline.model
-        if tokenizer.chat_template is None:
-            prompts = [self.encode(plain_text(chat)) for chat in chats]
-        else:
-            prompts = [
-                list(tokenizer.apply_chat_template(chat, add_generation_prompt=True)) for chat in chats
-            ]
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        settings = GenerationConfig(
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            eos_token_id=self._pipeline.generation_config.eos_token_id,
-            pad_token_id=0,
-        )
-        with torch.inference_mode():
-            made = model.generate(ids, attention_mask=mask, generation_config=settings)[:, longest:]
-        ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-        texts = []
-        for row in made.tolist():
-            end = next((at for at, token in enumerate(row) if token in ends), len(row))
-            texts.append(str(tokenizer.decode(row[:end], skip_special_tokens=True)))
-        return texts
+        Prompts are padded on the left, after what all of them begin with. Rows that have ended leave.
+        """
+        ends = self._pipeline.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        passes = Passes(self._model)
+        longest = max(len(ids) + most for ids, most in zip(prompts, new_tokens, strict=True))
+        common = in_common(prompts) if passes.shares(longest) else 0
+        said: list[list[int]] = [[] for _ in prompts]
+        going, over = list(range(len(prompts))), set[int]()
+        logits = passes.prompts(prompts, common)
+        while going:
+            for at, token in zip(going, logits.argmax(axis=-1).tolist(), strict=True):
+                ended = token in ends
+                said[at] += [] if ended else [token]
+                if ended or len(said[at]) == new_tokens[at]:
+                    over.add(at)
+            going = [at for at in going if at not in over]
+            if going:
+                logits = passes.next(going, [said[at][-1] for at in going])
+        decode = self._pipeline.tokenizer.decode
+        return [str(decode(ids, skip_special_tokens=True)) for ids in said]
 
     def token_times(self, ids: list[int], new_tokens: int) -> list[float]:
         """Through `generate`, which hands each token to a streamer (the prompt first)."""
         import torch
 
         clock = _Clock()
-        inputs = torch.tensor([ids])
+        inputs = torch.tensor([ids], device=self._model.device)
         with torch.inference_mode():
-            self._pipeline.model.generate(
+            self._model.generate(
                 inputs,
                 attention_mask=torch.ones_like(inputs),
                 min_new_tokens=new_tokens,
@@ -107,40 +145,6 @@ class PipelineCandidate:
                 streamer=clock,
             )
         return clock.times[1:]
-
-
-class _Passes:
-    """Passes over a growing text, keys and values kept between them."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._past: Any = None
-
-    def after(self, ids: list[int]) -> NDArray[np.float32]:
-        """The logits after the last of the next ids."""
-        import torch
-
-        with torch.inference_mode():
-            out = self._model(torch.tensor([ids]), past_key_values=self._past, use_cache=True)
-        self._past = out.past_key_values
-        logits: NDArray[np.float32] = out.logits[0, -1].float().numpy()
-        return logits
-
-    def after_each(self, branches: list[list[int]]) -> list[list[NDArray[np.float32]]]:
-        """The logits after each token of each branch that the text takes; nothing can follow."""
-        import torch
-
-        sizes = [len(branch) for branch in branches]
-        longest = max(sizes)
-        if not longest:
-            return [[] for _ in branches]
-        ids = torch.tensor([branch + [0] * (longest - len(branch)) for branch in branches])
-        known = self._past.get_seq_length()
-        mask = torch.tensor([[1] * (known + size) + [0] * (longest - size) for size in sizes])
-        self._past.batch_repeat_interleave(len(branches))
-        with torch.inference_mode():
-            logits = self._model(ids, attention_mask=mask, past_key_values=self._past, use_cache=True).logits
-        return [list(rows[:size].float().numpy()) for rows, size in zip(logits, sizes, strict=True)]
 
 
 class _Clock:

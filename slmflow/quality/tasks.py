@@ -7,23 +7,19 @@ differs from the reference's, either way ("Accuracy is Not All You Need", arXiv 
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slmflow.errors import SlmflowError
-from slmflow.quality.candidates import plain_text
 from slmflow.quality.rules import is_valid_json, keeps, normalised
 
 if TYPE_CHECKING:
-    from slmflow.quality.candidates import Candidate, Chat
-    from slmflow.quality.items import Item, Items
+    from slmflow.quality.candidates import Chat
+    from slmflow.quality.items import Item
 
 NEW_TOKENS = {"closed": 12, "instruction": 64, "json": 64}
 """Tokens of an answer, at most."""
@@ -33,10 +29,6 @@ SHOWN = (
     ("What colour is coal?", "black"),
 )
 """Turns before each closed question, which show how long an answer is wanted."""
-TOGETHER = 8
-"""Questions that are answered between two entries of the journal, by the pipeline as one batch."""
-CONTINUED = 4
-"""Choices that go on from one reading of their context: each holds keys and values of the whole text."""
 MEASURES = {"multiple_choice": "acc", "closed": "exact_match", "instruction": "rules_kept", "json": "valid"}
 """What the score of a kind is called elsewhere."""
 
@@ -53,31 +45,6 @@ class Row:
     expected: str
     correct_norm: bool | None = None
     """Multiple choice by log-probability per character."""
-
-
-def measure_tasks(candidate: Candidate, items: Items, journal: Path) -> list[Row]:
-    """Ask every item, in order; a row an item.
-
-    Rows are appended to `journal` as they come, and those found there are not asked again; what follows a
-    torn line is. Raises SlmflowError, before anything is asked, naming an item that the context cannot hold.
-    """
-    from tqdm import tqdm
-
-    check_lengths(candidate, items)
-    known = {row.id: row for row in rows_in(journal)}
-    with journal.open("w", encoding="utf-8") as file:
-        file.writelines(line_of(row) for row in known.values())
-        with tqdm(desc="  tasks", total=len(items.rows), initial=len(known)) as bar:
-            for group in _groups(items.rows):
-                # Whole groups, so that a batch never depends on where an earlier run stopped.
-                if all(item.id in known for item in group):
-                    continue
-                rows = [row for row in _asked(candidate, group) if row.id not in known]
-                known |= {row.id: row for row in rows}
-                file.writelines(map(line_of, rows))
-                file.flush()
-                bar.update(len(rows))
-    return [known[item.id] for item in items.rows]
 
 
 def figures(
@@ -119,69 +86,6 @@ def table(rows: list[Row]) -> dict[str, Any]:
 def rows_of(table: dict[str, Any]) -> list[Row]:
     """The rows of such a table."""
     return [Row(**dict(zip(table["columns"], row, strict=True))) for row in table["data"]]
-
-
-def log_likelihoods(candidate: Candidate, context: str, continuations: list[str]) -> list[float]:
-    """Ln P(continuation | context) of each, tokenised with the context as lm-evaluation-harness does."""
-    # White space at the context's end belongs to the continuation, as there.
-    border = len(candidate.encode(context.rstrip()))
-    texts = [candidate.encode(context + continuation) for continuation in continuations]
-    # Where the border's tokens join, at least the last one is the continuation's.
-    firsts = [max(1, min(border, len(ids) - 1)) for ids in texts]
-    common = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False))
-    known = min(*firsts, len(list(common)))
-    size = CONTINUED if known else 1
-    known = max(known, 1)
-    found = []
-    for start in range(0, len(texts), size):
-        part = texts[start : start + size]
-        found += candidate.continuation_logprobs(part[0][:known], [ids[known:] for ids in part])
-    sums = []
-    for ids, logs, first in zip(texts, found, firsts, strict=True):
-        scored = np.arange(first, len(ids))
-        sums.append(float(logs[scored - known, np.asarray(ids)[scored]].astype(np.float64).sum()))
-    return sums
-
-
-def _choose(candidate: Candidate, item: Item) -> Row:
-    choices, right = item.fields["choices"], item.fields["answer"]
-    sums = log_likelihoods(candidate, item.prompt, [f" {choice}" for choice in choices])
-    chosen = int(np.argmax(sums))
-    sizes = [len(choice) for choice in choices]
-    per_letter = int(np.argmax(np.array(sums) / sizes))
-    return Row(item.id, item.kind, chosen == right, choices[chosen], choices[right], per_letter == right)
-
-
-def check_lengths(candidate: Candidate, items: Items) -> None:
-    """Raises SlmflowError naming the first item that the candidate's context cannot hold."""
-    for item in items.rows:
-        if item.kind == "multiple_choice":
-            texts = [f"{item.prompt} {choice}" for choice in item.fields["choices"]]
-        else:
-            texts = [plain_text(chat_of(item))]
-        # At least: the chat template's own tokens come on top.
-        longest = max(len(candidate.encode(text)) for text in texts) + NEW_TOKENS.get(item.kind, 0)
-        if longest > candidate.context_length:
-            raise SlmflowError(
-                f"item {item.id!r} needs {longest} tokens with its answer, the model's context holds "
-                f"{candidate.context_length}: shorten it, or set evaluate.items=none"
-            )
-
-
-def _groups(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """Neighbours of one kind, few enough to be answered together."""
-    for kind, run in itertools.groupby(items, lambda item: item.kind):
-        size = 1 if kind == "multiple_choice" else TOGETHER
-        while group := list(itertools.islice(run, size)):
-            yield group
-
-
-def _asked(candidate: Candidate, group: list[Item]) -> list[Row]:
-    kind = group[0].kind
-    if kind == "multiple_choice":
-        return [_choose(candidate, item) for item in group]
-    answers = candidate.answers([chat_of(item) for item in group], NEW_TOKENS[kind])
-    return [judged(item, said) for item, said in zip(group, answers, strict=True)]
 
 
 def chat_of(item: Item) -> Chat:

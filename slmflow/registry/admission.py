@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from slmflow.errors import SlmflowError, first_line
@@ -16,7 +17,8 @@ UNKNOWN = "unknown"
 def refuse_early(config: Config, registry: str) -> None:
     """Raise SlmflowError for a licence or a name that could not be registered, before any work is done.
 
-    A licence that the configuration does not know is left to `register`: a GGUF file may state it.
+    A licence that the configuration does not know is judged once the weights are there: a GGUF file may state
+    it.
     """
     name = registered_name(config.model.name, "onnx", registry)
     if is_catalog(registry):
@@ -45,6 +47,6 @@ def refuse_licence(licence: str | None, gate: GateConfig) -> None:
     stated = licence or UNKNOWN
     if stated.lower() not in {allowed.lower() for allowed in gate.licences}:
         raise SlmflowError(
-            f"licence {stated} is not in gate.licences, nothing is registered: correct model.licence, "
-            "or add it there"
+            f"licence {stated} is not in gate.licences, nothing is registered: accept it with "
+            f"-P {shlex.quote(f'gate.licences=+{stated}')}, or correct model.licence"
         )

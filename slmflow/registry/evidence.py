@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from slmflow.quality.cost import busy
 from slmflow.registry.versions import FINGERPRINT_TAG
 
 if TYPE_CHECKING:
     from slmflow.registry.gate import Verdict
 
 FIGURES = (
+    "tokens",
     "kl_mean",
     "kl_mean_se",
     "kl_p99",
@@ -31,7 +33,7 @@ FIGURES = (
 )
 """Figures that become tags; all others are metrics of the run and of the LoggedModel. A registry that is a
 Unity Catalog takes 50 tags."""
-TASK_FIGURES = ("score", "score_se", "flips")
+TASK_FIGURES = ("items", "score", "score_se", "flips")
 
 
 def figures_of(evaluation: dict[str, Any]) -> dict[str, float]:
@@ -75,8 +77,25 @@ def word_of(verdict: Verdict | None) -> str:
     return "not judged" if verdict is None else verdict.word
 
 
+def measured_lines(evaluation: dict[str, Any]) -> list[str]:
+    """How much the figures are of, and whether the machine was busy; a Markdown point each."""
+    fidelity, tasks, lines = evaluation["fidelity"], evaluation.get("tasks"), []
+    if fidelity and "tokens" in fidelity:
+        lines.append(f"- Fidelity is of {fidelity['tokens']:,.0f} scored tokens.")
+    if tasks and "items" in tasks:
+        of = f" of {tasks['set_items']}" if "set_items" in tasks else ""
+        lines.append(f"- Tasks are of {tasks['items']}{of} items.")
+    if why := busy(evaluation):
+        lines.append(f"- Speeds are of a busy machine: {why}.")
+    return lines
+
+
 def description_of(
-    logged: dict[str, Any], verdict: Verdict | None, run_ids: dict[str, str], experiment: str
+    evaluation: dict[str, Any],
+    logged: dict[str, Any],
+    verdict: Verdict | None,
+    run_ids: dict[str, str],
+    experiment: str,
 ) -> str:
     """What people read on the version's page, as Markdown: origin, verdict, and links to the runs."""
     own = logged["gguf"]
@@ -85,6 +104,7 @@ def description_of(
         f"{what}{logged['source']} at {logged['commit']}, {logged['precision']}, "
         f"licence {logged['licence']}. Gate: {word_of(verdict)}."
     ]
+    lines += measured_lines(evaluation)
     if verdict is not None:
         lines += [f"- {'✓' if check.passed else '✗'} {check}" for check in verdict.checks]
         lines += [f"- {note}" for note in verdict.notes]

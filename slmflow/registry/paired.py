@@ -13,7 +13,7 @@ def paired_error(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> 
     Of each kind it is the deviation of the items' differences over the root of their number. None where one
     of the tables is not there, or they are not of the same items.
     """
-    mine, other = _correct(ours), _correct(theirs)
+    mine, other = correct_of(ours), correct_of(theirs)
     if not mine or mine.keys() != other.keys():
         return None
     kinds: dict[str, list[int]] = {}
@@ -26,7 +26,7 @@ def paired_error(ours: dict[str, Any] | None, theirs: dict[str, Any] | None) -> 
     return math.sqrt(sum(variances)) / len(kinds)
 
 
-def _correct(table: dict[str, Any] | None) -> dict[tuple[str, str], int]:
+def correct_of(table: dict[str, Any] | None) -> dict[tuple[str, str], int]:
     """(kind, id) to 1 where the item was answered correctly, else 0; empty for a table of another shape."""
     try:
         rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] if table else []

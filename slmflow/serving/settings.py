@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from slmflow.errors import SlmflowError
 from slmflow.serving.follow import ModelUri
-from slmflow.workflow.shell import parse_words
+from slmflow.words import read_words
 
 TOKEN_ENV = "SLMFLOW_TOKEN"  # noqa: S105
 DEFAULTS = {
@@ -53,7 +53,7 @@ class Settings:
 
 def parse_settings(argv: list[str]) -> Settings:
     """Settings of `name=value` words; the token comes from the environment. Raises SlmflowError."""
-    words = parse_words("serving", argv, tuple(DEFAULTS))
+    words = read_words("serving", argv, tuple(DEFAULTS)).declared
     words = {name: words.get(name) or default for name, default in DEFAULTS.items()}
     if not words["model_uri"]:
         raise SlmflowError("model_uri= is missing: for instance model_uri=models:/<name>@champion")

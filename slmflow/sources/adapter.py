@@ -20,6 +20,8 @@ from slmflow.tensors import tensors_of, weight_files
 if TYPE_CHECKING:
     import torch
 
+LOGGED_BY_PEFT = "peft_adaptor"
+"""The field of MLflow's transformers flavour that names the adapter's folder."""
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What peft puts before the names of the model's own modules."""
@@ -54,16 +56,38 @@ def take(adapter: AdapterConfig, folder: Path) -> Taken:
         bring(source, commit, files, [CONFIG, WEIGHTS], folder)
         pins = [] if adapter.revision == commit else [f"model.adapter.revision={commit}"]
         return Taken(folder, f"hub:{adapter.repo}", commit=commit, pins=pins)
+    if adapter.uri:
+        return _logged(adapter.uri, folder)
     for path in files_of(adapter):
         shutil.copyfile(path, folder / path.name)
     return Taken(folder, f"local:{Path(adapter.path).name}")
 
 
+def _logged(uri: str, folder: Path) -> Taken:
+    """The adapter of a model that `mlflow.transformers` logged with PEFT; of another artifact its files."""
+    from slmflow.sources.mlflow_model import description_in, downloaded
+
+    local = downloaded(uri, "model.adapter.uri", folder.parent / "adapter_download")
+    description = description_in(local)
+    flavour = description.get("flavors", {}).get("transformers", {})
+    if description and LOGGED_BY_PEFT not in flavour:
+        raise SlmflowError(
+            f"model.adapter.uri={uri}: is a model without an adapter of its own; as a model it is model={uri}"
+        )
+    for path in _both(local / flavour.get(LOGGED_BY_PEFT, ""), f"model.adapter.uri={uri}"):
+        link_or_copy(path, folder / path.name)
+    return Taken(folder, f"mlflow:{uri}", commit=description.get("model_id"))
+
+
 def files_of(adapter: AdapterConfig) -> list[Path]:
     """The two files of an adapter on this machine. Raises SlmflowError when one is not there."""
-    files = [Path(adapter.path).expanduser() / name for name in (CONFIG, WEIGHTS)]
+    return _both(Path(adapter.path).expanduser(), f"model.adapter.path={adapter.path}")
+
+
+def _both(folder: Path, what: str) -> list[Path]:
+    files = [folder / name for name in (CONFIG, WEIGHTS)]
     if missing := [path.name for path in files if not path.is_file()]:
-        raise SlmflowError(f"model.adapter.path={adapter.path}: has no {missing[0]}")
+        raise SlmflowError(f"{what}: has no {missing[0]}")
     return files
 
 

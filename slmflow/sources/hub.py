@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import sys
 import time
@@ -89,9 +90,7 @@ def wanted(names: list[str], source: HubSource, where: str) -> list[str]:
     are several GGUF files to choose from.
     """
     if source.file:
-        if source.file not in names:
-            raise SlmflowError(f"{where}: model.source.file={source.file} is not in the repository")
-        return [source.file]
+        return [_named(names, source.file, where)]
     prefix = f"{source.subfolder.rstrip('/')}/" if source.subfolder else ""
     level = [name for name in names if name.startswith(prefix) and "/" not in name.removeprefix(prefix)]
     data = [name for name in level if is_data(name)]
@@ -100,7 +99,10 @@ def wanted(names: list[str], source: HubSource, where: str) -> list[str]:
     quantised = [name for name in data if name.endswith(".gguf")]
     if len(quantised) > 1:
         count = len(quantised)
-        raise SlmflowError(f"{where}: has {count} GGUF files: name one, model.source.file={quantised[0]}")
+        raise SlmflowError(
+            f"{where}: has {count} GGUF files, {', '.join(quantised[:8])}: name one, such as "
+            f"-P model={source.repo}:{quantised[0]}"
+        )
     pickles = [name for name in level if is_pickle(name)]
     if pickles and not quantised:
         raise SlmflowError(
@@ -108,6 +110,18 @@ def wanted(names: list[str], source: HubSource, where: str) -> list[str]:
             "name a revision that has safetensors"
         )
     return sorted(data)
+
+
+def _named(names: list[str], file: str, where: str) -> str:
+    """The file that a name or a pattern stands for. Raises SlmflowError unless it is one."""
+    if file in names:
+        return file
+    found = [name for name in names if fnmatch.fnmatchcase(name.lower(), file.lower())]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(found or sorted(name for name in names if name.lower().endswith(".gguf"))) or "none"
+    many = f"fits {len(found)} files" if found else "is not in the repository"
+    raise SlmflowError(f"{where}: model.source.file={file} {many}; GGUF files there: {there}")
 
 
 def _download(repo: str, commit: str, names: list[str]) -> Path:

@@ -13,7 +13,7 @@ from slmflow.text import SHIPPED
 from slmflow.tracking import raise_problem
 
 if TYPE_CHECKING:
-    from slmflow.config import LocalSource, MlflowSource, SourceConfig
+    from slmflow.config import LocalSource, SourceConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def identity_of(source: SourceConfig) -> Identity:
         case "local":
             return _local(source)  # type: ignore[arg-type]
         case "mlflow":
-            return _mlflow(source)  # type: ignore[arg-type]
+            return _mlflow(source.uri, "model.source.uri")  # type: ignore[attr-defined]
         case "random":
             return Identity({"text": sha256_of(SHIPPED)})  # its tokenizer is trained on it
     return Identity({})
@@ -53,6 +53,9 @@ def adapter_identity(adapter: AdapterConfig) -> Identity:
 
         digests = {path.name: remembered_sha256(path) for path in files_of(adapter)}
         return Identity({"adapter.digest": canonical_digest(digests)})
+    if adapter.uri:
+        found = _mlflow(adapter.uri, "model.adapter.uri")
+        return Identity({f"adapter.{name}": value for name, value in found.content.items()}, found.pins)
     return Identity({})
 
 
@@ -72,13 +75,13 @@ def _local(source: LocalSource) -> Identity:
     return Identity({"digest": canonical_digest(digests)})
 
 
-def _mlflow(source: MlflowSource) -> Identity:
-    if not source.uri.startswith("models:/") or source.uri.startswith("models:/m-"):
-        return Identity({"uri": source.uri})
+def _mlflow(uri: str, field: str) -> Identity:
+    if not uri.startswith("models:/") or uri.startswith("models:/m-"):
+        return Identity({"uri": uri})
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    name, _, rest = source.uri.removeprefix("models:/").partition("/")
+    name, _, rest = uri.removeprefix("models:/").partition("/")
     client = MlflowClient()
     try:
         if not rest and "@" in name:
@@ -88,6 +91,6 @@ def _mlflow(source: MlflowSource) -> Identity:
             found = client.get_model_version(name, rest)
     except MlflowException as error:
         raise_problem(error)
-        raise SlmflowError(f"model.source.uri={source.uri}: {first_line(error)}") from None
+        raise SlmflowError(f"{field}={uri}: {first_line(error)}") from None
     pinned = f"models:/{name}/{found.version}"
-    return Identity({"uri": pinned, "model": str(found.source)}, [f"model.source.uri={pinned}"])
+    return Identity({"uri": pinned, "model": str(found.source)}, [f"{field}={pinned}"])

@@ -13,6 +13,7 @@ from slmflow.errors import SlmflowError, first_line
 from slmflow.files import files_under, link_or_copy
 from slmflow.sources.local import data_in
 from slmflow.sources.manifest import Taken
+from slmflow.tracking import raise_problem
 
 if TYPE_CHECKING:
     from slmflow.config import MlflowSource
@@ -24,18 +25,11 @@ def take(source: MlflowSource, folder: Path) -> Taken:
     A model logged with the transformers flavour keeps its weights and its tokenizer apart; both are
     gathered. Raises SlmflowError when the URI does not resolve or holds another flavour.
     """
-    if not source.uri.startswith(("models:/", "runs:/")):
-        raise SlmflowError(f"model.source.uri={source.uri}: must begin with models:/ or runs:/")
-    download = folder.parent / "download"  # without it MLflow leaves a copy under TMPDIR
-    try:
-        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=source.uri, dst_path=str(download)))
-    except (MlflowException, OSError) as error:
-        raise SlmflowError(f"model.source.uri={source.uri}: {first_line(error)}") from None
-    card = local / "MLmodel"
-    if not card.is_file():
+    local = downloaded(source.uri, "model.source.uri", folder.parent / "download")
+    description = description_in(local)
+    if not description:
         _gather(local, folder)
         return Taken(folder, f"mlflow:{source.uri}")
-    description: dict[str, Any] = yaml.safe_load(card.read_text())
     flavour = description.get("flavors", {}).get("transformers")
     if flavour is None or "model_binary" not in flavour:
         flavours = ", ".join(description.get("flavors", {}))
@@ -48,6 +42,25 @@ def take(source: MlflowSource, folder: Path) -> Taken:
         if not (folder / path.name).exists():
             link_or_copy(path, folder / path.name)
     return Taken(folder, f"mlflow:{source.uri}", commit=description.get("model_id"))
+
+
+def downloaded(uri: str, key: str, folder: Path) -> Path:
+    """What a URI of MLflow leads to, brought below `folder`. Raises SlmflowError naming `key` if nothing."""
+    if not uri.startswith(("models:/", "runs:/")):
+        raise SlmflowError(f"{key}={uri}: must begin with models:/ or runs:/")
+    try:
+        # Without a folder MLflow leaves a copy under TMPDIR.
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except (MlflowException, OSError) as error:
+        raise_problem(error)
+        raise SlmflowError(f"{key}={uri}: {first_line(error)}") from None
+
+
+def description_in(folder: Path) -> dict[str, Any]:
+    """What the file MLmodel in a logged model's folder says; nothing where there is none."""
+    card = folder / "MLmodel"
+    found: dict[str, Any] = yaml.safe_load(card.read_text()) if card.is_file() else {}
+    return found
 
 
 def _gather(source: Path, folder: Path) -> None:

@@ -27,6 +27,8 @@ SECRET_NAMES = (".env*", "*.env", ".netrc", "*.pem", "*.key", "credentials*", "s
 PLAIN = ("--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
 """Options against what the user's own settings make of a diff."""
 COMMIT_TAG = "slmflow.git.commit"
+FOLDER_TAG = "slmflow.git.folder"
+"""Of a project that is a folder of a larger repository: which one."""
 DIRTY_TAG = "slmflow.git.dirty"
 COMMIT_VARIABLE = "SLMFLOW_GIT_COMMIT"
 """By which a job whose folder is no checkout is told the commit (databricks.yml)."""
@@ -42,9 +44,11 @@ class Checkout:
     """None where it is no git checkout, nor a copy that knows its commit."""
     dirty: bool
     patch: bytes
-    """`git diff HEAD --binary` of the tracked files, and the untracked text files as additions."""
+    """`git diff HEAD --binary --relative` of the tracked files, and the untracked text files as additions."""
     withheld: str
     """Why the patch must not be logged; empty if it may."""
+    below: str = ""
+    """The project's folder in its repository, with a slash at its end; empty where it is the repository."""
 
 
 def git(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
@@ -56,19 +60,20 @@ def git(*words: str, folder: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
 def checkout(folder: Path = ROOT) -> Checkout:
     """Look at a checkout: one `git status`, and a diff only where there is something to see.
 
-    Its tree must be the folder itself: a project that was copied below another repository is none.
+    It may be a folder of a larger repository that git tracks; what was only copied below one is none.
     """
     try:
-        top = git("rev-parse", "--show-toplevel", "HEAD", folder=folder)
+        top = git("rev-parse", "HEAD", "--show-prefix", folder=folder)
     except FileNotFoundError:  # no git on this machine
         return Checkout(packed_commit(folder), False, b"", "")
-    lines = top.stdout.decode().splitlines()
-    if top.returncode or len(lines) != 2 or Path(lines[0]).resolve() != folder.resolve():
+    commit, _, below = top.stdout.decode().rstrip("\n").partition("\n")
+    tracked = git("ls-tree", "--name-only", "HEAD", ".", folder=folder).stdout
+    if top.returncode or not tracked:
         return Checkout(packed_commit(folder), False, b"", "")
-    status = git("status", "--porcelain", "-z", "--untracked-files=all", folder=folder).stdout
+    status = git("status", "--porcelain", "-z", "--untracked-files=all", "--", ".", folder=folder).stdout
     if not status:
-        return Checkout(lines[1], False, b"", "")
-    patch = git("diff", "HEAD", "--binary", *PLAIN, folder=folder).stdout
+        return Checkout(commit, False, b"", "", below)
+    patch = git("diff", "HEAD", "--binary", "--relative", *PLAIN, folder=folder).stdout
     untracked = git("ls-files", "--others", "--exclude-standard", "-z", folder=folder).stdout
     withheld = ""
     for name in [part.decode() for part in untracked.split(b"\0") if part]:
@@ -91,7 +96,7 @@ def checkout(folder: Path = ROOT) -> Checkout:
     if secret := SECRETS.search(patch):
         line = patch[: secret.start()].count(b"\n") + 1
         withheld = f"line {line} of the changes looks like a credential"
-    return Checkout(lines[1], True, b"" if withheld else patch, withheld)
+    return Checkout(commit, True, b"" if withheld else patch, withheld, below)
 
 
 def packed_commit(folder: Path) -> str | None:

@@ -14,7 +14,8 @@ from slmflow.comparison.recommendation import recommend
 from slmflow.errors import SlmflowError, one_line
 from slmflow.tracking import raise_problem
 from slmflow.workflow.evaluations import evaluation_of, log_comparison, overrides_of
-from slmflow.workflow.plan import Item, State
+from slmflow.workflow.evidence import table_of
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.promotion import Recommended, promote_recommended
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def recommended(registered: list[Registering], entries: list[Entry], found: list
         for candidate, version in versions.items():
             run_id = item.upstream[f"{candidate}_run"].run_id or ""
             others = frozenset(numbers[version["name"]] - {version["version"]})
-            chosen.append(Recommended(version["name"], version["version"], *tables[run_id], others))
+            windows = table_of(MlflowClient().get_run(run_id), "windows.json")
+            chosen.append(Recommended(version["name"], version["version"], *tables[run_id], others, windows))
     return chosen
 
 

@@ -13,30 +13,23 @@ from mlflow import MlflowClient
 
 from slmflow.backends import Backend, Child, backend_of
 from slmflow.errors import SlmflowError
-from slmflow.registry.admission import refuse_early
+from slmflow.registry.admission import refuse_early, refuse_licence
 from slmflow.tracking import is_outage, last_words
 from slmflow.workflow import launch, report, runs
 from slmflow.workflow.ending import close_children, last_line, reap, stop, warn_of_private_files
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.liveness import HEARTBEAT_TAG, beating, is_alive, remove_scratch
 from slmflow.workflow.locks import held
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.plan import (
-    KIND_TAG,
-    Item,
-    State,
-    as_dict,
-    disbelieve,
-    key_tag,
-    make_plan,
-    parameters_of,
-    settle,
-)
+from slmflow.workflow.plan import as_dict, disbelieve, make_plan, parameters_of, settle
+from slmflow.workflow.tags import KIND_TAG, key_tag
 from slmflow.workflow.terminal import Terminal
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from slmflow.sweep import Variant
+    from slmflow.workflow.graph import Graph
     from slmflow.workflow.lookup import Store
 
 POLL_SECONDS = 0.05
@@ -48,7 +41,7 @@ RESTART_SECONDS = 15.0
 """Before the first such start, twice that before the second, and so on."""
 
 
-def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent: Run) -> None:
+def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent: Run, graph: Graph) -> None:
     """Bring every step that `step` needs to its end, reusing what finished before.
 
     Raises SlmflowError when a step fails or is blocked, after the commands that resume were printed.
@@ -66,13 +59,13 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         reap(parent)
         if launch.is_job(parent.data.tags):
             warn_of_private_files()
-        items = make_plan(step, variants, store)
+        items = make_plan(step, variants, store, graph)
         what = f"export {first.choices['export']}" if len(variants) == 1 else f"{len(variants)} variants"
         print(f"slmflow {step}: {first.config.model.name}, {what}, {len(items)} steps", flush=True)
         for line in (*variants[0].left_out, *(item.line for item in items)):
             print(f"  {line}", flush=True)
         for pin in dict.fromkeys(pin for item in items for pin in item.pins):
-            print(f"  this run holds to {pin}; put it into overrides to stay there", flush=True)
+            print(f"  this run holds to {pin}; -P {pin} stays there", flush=True)
         mlflow.log_dict(as_dict(items), runs.PLAN)  # so that gc sees what a running driver stands on
         blocked = [item for item in items if item.state is State.blocked]
         if blocked:
@@ -176,10 +169,23 @@ class Driver:
         assert item.run_id is not None
         found = self._store.run(item.run_id)
         if found is not None and disbelieve(found, item, self._store, restamp=True) is None:
-            self._ids[item.name] = item.run_id
             self._terminal.line(f"✓ {item.name}  reused, run {item.run_id}")
+            self._admit(item, item.run_id)
         else:
             settle(item, self._store)
+
+    def _admit(self, item: Item, run_id: str) -> None:
+        """Let others take an item's run, unless it shows what could not be registered at the end."""
+        goals = (one for one in self.items if one.node.step == "register" and one.stands_on(item))
+        if item.node.step == "fetch" and (goal := next(goals, None)):
+            try:
+                licence = runs.json_artifact(MlflowClient().get_run(run_id), "manifest.json")["licence"]
+                refuse_licence(licence, goal.composition.config.gate)
+            except SlmflowError as error:
+                item.state, self.failed[item.name] = State.failed, str(error)
+                self._terminal.line(f"✗ {item.name}  {error}", error=True)
+                return
+        self._ids[item.name] = run_id
 
     def _launch(self, item: Item) -> None:
         """Claim the step and start it, unless another driver has it or somebody measures."""
@@ -222,6 +228,7 @@ class Driver:
     def _look_at(self, name: str) -> None:
         item, run, child, started = self._running[name]
         status = child.poll()
+        self._terminal.left = self._left()
         self._terminal.output(name, child.new_output(), last=status is not None)
         if status is None:
             return
@@ -230,9 +237,11 @@ class Driver:
         now = client.get_run(run.info.run_id)
         report.keep_log(now, child.log)
         if status == 0 and now.info.status == "FINISHED":
-            self._ids[name] = run.info.run_id
             item.state = State.done
-            self._terminal.line(f"✓ {name}  {time.time() - started:.1f} s, run {run.info.run_id}")
+            ended = f"{len(self._ids) + 1} of {len(self.items)} steps"
+            took = f"{time.time() - started:.1f} s"
+            self._terminal.line(f"✓ {name}  {took}, run {run.info.run_id} ({ended})")
+            self._admit(item, run.info.run_id)
             return
         if now.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, status="FAILED")
@@ -249,6 +258,12 @@ class Driver:
             return
         item.state, self.failed[name] = State.failed, cause
         self._terminal.line(f"✗ {name}  {cause}\n  its log: {report.log_place(now, child.log)}", error=True)
+
+    def _left(self) -> str:
+        """What remains, for people."""
+        open_ = [one.name for one in self.items if one.name not in (*self._ids, *self._running, *self.failed)]
+        then = f", then {', '.join(open_)}" if open_ else ""
+        return f"{len(self._ids)} of {len(self.items)} steps done{then}"
 
     def _stop_children(self) -> None:
         """Interrupted: end the children, and leave no run of theirs RUNNING."""

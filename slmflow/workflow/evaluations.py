@@ -13,7 +13,7 @@ from slmflow.comparison.files import write_comparison
 from slmflow.comparison.shape import problem_of_shape
 from slmflow.errors import SlmflowError, first_line
 from slmflow.workflow import runs
-from slmflow.workflow.evidence import items_of
+from slmflow.workflow.evidence import table_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -30,7 +30,7 @@ def evaluation_of(run: Run) -> Found:
     Raises SlmflowError, naming the run, when it left none, or what it left is damaged or malformed.
     """
     try:
-        evaluation, items = runs.json_artifact(run, "evaluation.json"), items_of(run)
+        evaluation, items = runs.json_artifact(run, "evaluation.json"), table_of(run, "items.json")
         problem = problem_of_shape(evaluation, items)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"its index or its evaluation cannot be read: {first_line(error)}"

@@ -15,11 +15,16 @@ from slmflow.config import GateMode
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import read_json
 from slmflow.packaging.weights import MLMODEL
-from slmflow.registry.gate import Champion, Verdict, judge
+from slmflow.quality.alike import same_items, same_set, same_source, same_text
+from slmflow.registry.common import windows_in_common
+from slmflow.registry.gate import Verdict, judge
+from slmflow.registry.relative import Champion, Measured
 from slmflow.registry.versions import registry_lock
 from slmflow.tracking import raise_problem
 from slmflow.workflow import runs
-from slmflow.workflow.plan import FINGERPRINT
+from slmflow.workflow.lookup import open_store
+from slmflow.workflow.outputs import check
+from slmflow.workflow.tags import FINGERPRINT, upstream_tag
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +48,12 @@ def is_intact(version: ModelVersion) -> bool:
     return True
 
 
-def champion_of(name: str, number: str) -> tuple[Champion | None, list[str]]:
+def champion_of(
+    name: str, number: str, candidate: Measured | None = None
+) -> tuple[Champion | None, list[str]]:
     """A version's evaluation, found by its tag `evaluate_run`; or None and why it cannot be compared with.
 
+    Where it has nothing in common with the candidate's, a later evaluation of the model that has is taken.
     A champion whose model is gone cannot be served: whatever passes by itself is better.
     """
     try:
@@ -53,33 +61,58 @@ def champion_of(name: str, number: str) -> tuple[Champion | None, list[str]]:
         run_id = version.tags.get("evaluate_run")
         if run_id is None:
             return None, [f"champion v{number} has no evaluate_run: nothing is compared with it"]
-        run = mlflow.get_run(run_id)
-        evaluation, items = runs.json_artifact(run, "evaluation.json"), items_of(run)
+        found = measured_of(mlflow.get_run(run_id))
+        if candidate is not None and not _comparable(candidate, found):
+            found = _later_evaluation(str(version.run_id), candidate) or found
     except (SlmflowError, MlflowException) as error:
         raise_problem(error)
         return None, [f"the evaluation of champion v{number} cannot be read: nothing is compared with it"]
     if not is_intact(version):
         return None, [f"the model of champion v{number} is gone or damaged: nothing is compared with it"]
-    return Champion(number, evaluation, items), []
+    return Champion(number, found.evaluation, found.items, found.windows, str(version.run_id)), []
 
 
-def verdict_on(
-    evaluation: dict[str, Any], items: dict[str, Any] | None, gate: GateConfig, name: str, number: str | None
-) -> Verdict:
+def _comparable(one: Measured, other: Measured) -> bool:
+    """Whether two evaluations have windows and items in common, where they are to be compared by them."""
+    ours, theirs = one.evaluation, other.evaluation
+    windows = same_text(ours, theirs) or windows_in_common(one.windows, other.windows) > 0
+    return (windows or not same_source(ours, theirs)) and (same_items(ours, theirs) or same_set(ours, theirs))
+
+
+def _later_evaluation(logged_run: str, candidate: Measured) -> Measured | None:
+    """The newest finished evaluation of a logged model that can be compared with a candidate's."""
+    logged = mlflow.get_run(logged_run)
+    store = open_store(logged.info.experiment_id)
+    for found in store.runs(upstream_tag("logged_run"), logged_run):
+        if found.status != "FINISHED" or check(found, store).reason is not None:
+            continue
+        measured = measured_of(mlflow.get_run(found.run_id))
+        if _comparable(candidate, measured):
+            return measured
+    return None
+
+
+def verdict_on(candidate: Measured, gate: GateConfig, name: str, number: str | None) -> Verdict:
     """The gate's verdict on a candidate, against the champion of a registered model where there is one."""
     champion: Champion | None = None
     notes: list[str] = []
     if number is not None and gate.mode is not GateMode.off:
-        champion, notes = champion_of(name, number)
-    verdict = judge(evaluation, gate, champion, items)
+        champion, notes = champion_of(name, number, candidate)
+    verdict = judge(candidate.evaluation, gate, champion, candidate.items, candidate.windows)
     return Verdict(verdict.candidate, verdict.checks, verdict.notes + notes)
 
 
-def items_of(evaluate_run: Run) -> dict[str, Any] | None:
-    """The table of task items that a run of `evaluate` left; None where tasks were not wanted."""
-    if "items.json" not in runs.index_of(evaluate_run)["files"]:
+def measured_of(evaluate_run: Run) -> Measured:
+    """What a run of `evaluate` found, with the tables that it left."""
+    tables = table_of(evaluate_run, "items.json"), table_of(evaluate_run, "windows.json")
+    return Measured(runs.json_artifact(evaluate_run, "evaluation.json"), *tables)
+
+
+def table_of(evaluate_run: Run, name: str) -> dict[str, Any] | None:
+    """`items.json` or `windows.json` of a run of `evaluate`; None where that part was not wanted."""
+    if name not in runs.index_of(evaluate_run)["files"]:
         return None
-    table: dict[str, Any] = runs.json_artifact(evaluate_run, "items.json")
+    table: dict[str, Any] = runs.json_artifact(evaluate_run, name)
     return table
 
 

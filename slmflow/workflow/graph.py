@@ -1,45 +1,46 @@
-"""The graph that a configuration makes of the steps."""
+"""The graph of the steps as a value: what needs whose run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Node:
     """One place in the graph."""
 
-    name: str
     step: str
-    needs: dict[str, str]
+    """The entry point that does its work."""
+    needs: dict[str, Node] = field(default_factory=dict)
     """Upstream parameter to the node whose run it takes."""
 
-
-def graph(*, with_pipeline: bool) -> list[Node]:
-    """Every node, each after what it needs. Without a pipeline there is no reference either."""
-    pipeline = [
-        Node("log_pipeline", "log_pipeline", {"fetch_run": "fetch"}),
-        Node("evaluate_pipeline", "evaluate", {"logged_run": "log_pipeline"}),
-    ]
-    reference = {"reference_run": "evaluate_pipeline"} if with_pipeline else {}
-    pipeline_run = {"pipeline_run": "evaluate_pipeline"} if with_pipeline else {}
-    return [
-        Node("fetch", "fetch", {}),
-        Node("export_onnx", "export_onnx", {"fetch_run": "fetch"}),
-        *(pipeline if with_pipeline else []),
-        Node("log_onnx", "log_onnx", {"export_run": "export_onnx"}),
-        Node("evaluate_onnx", "evaluate", {"logged_run": "log_onnx", **reference}),
-        Node("register", "register", {"onnx_run": "evaluate_onnx", **pipeline_run}),
-    ]
+    @property
+    def name(self) -> str:
+        """The step, with the kind of its model where one step measures both: `evaluate_onnx`."""
+        logged = self.needs.get("logged_run")
+        return f"{self.step}_{logged.step.removeprefix('log_')}" if logged else self.step
 
 
-def needed_for(step: str, nodes: list[Node]) -> list[Node]:
-    """The nodes of an entry point and all that they need, in the graph's order."""
-    by_name = {node.name: node for node in nodes}
-    wanted: set[str] = set()
-    stack = [node.name for node in nodes if node.step == step]
-    while stack:
-        name = stack.pop()
-        wanted.add(name)
-        stack += [need for need in by_name[name].needs.values() if need not in wanted]
-    return [node for node in nodes if node.name in wanted]
+Graph = Callable[[bool], Node]
+"""Of whether there is a pipeline to the last node, from which all others are reached."""
+
+
+def node(step: str, **needs: Node) -> Node:
+    """A step that takes the runs of others: `node("log_onnx", export_run=exported)`."""
+    return Node(step, needs)
+
+
+def needed_for(step: str, last: Node) -> list[Node]:
+    """The nodes of an entry point and all that they need, each after what it needs."""
+    found: list[Node] = []
+
+    def visit(place: Node, wanted: bool) -> None:
+        wanted = wanted or place.step == step
+        for need in place.needs.values():
+            visit(need, wanted)
+        if wanted and place not in found:
+            found.append(place)
+
+    visit(last, False)
+    return found

@@ -14,16 +14,16 @@ from mlflow import MlflowClient
 from mlflow.entities import Param
 
 from slmflow.tracking import without_userinfo
-from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, checkout, installed
+from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, FOLDER_TAG, PATCH_TAG, checkout, installed
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.liveness import HEARTBEAT_TAG, heartbeat
-from slmflow.workflow.plan import KIND_TAG, NODE_TAG, STEP_TAG, key_tags
 from slmflow.workflow.runs import PARENT_TAG
+from slmflow.workflow.tags import KIND_TAG, NODE_TAG, STEP_TAG, key_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from slmflow.workflow.plan import Item
+    from slmflow.workflow.item import Item
 
 CLAIM_TAG = "slmflow.claim"
 """Of a child: a mark of the one request that made it."""
@@ -128,6 +128,8 @@ def record_checkout() -> None:
     tags = {DIRTY_TAG: str(state.dirty).lower()}
     if state.commit:
         tags[COMMIT_TAG] = state.commit
+    if state.below:
+        tags[FOLDER_TAG] = state.below
     if state.dirty:
         tags[PATCH_TAG] = state.withheld or "logged"
         if not state.withheld:

@@ -23,6 +23,7 @@ TABLES = {
     "logged_models": ("model_id", "artifact_location", "lifecycle_stage"),
     "model_versions": ("name", "version"),
     "registered_model_aliases": ("name", "alias", "version"),
+    "model_version_tags": ("name", "version", "key", "value"),
 }
 """Tables and columns of MLflow 3.17.2's schema that the sqlite reader uses."""
 
@@ -58,6 +59,9 @@ class Store(Protocol):
 
     def alias(self, name: str, alias: str) -> str | None:
         """The version that an alias stands on."""
+
+    def version_tag(self, name: str, version: str, key: str) -> str | None:
+        """A tag of a registered version; None where it has none of that key, or there is no such version."""
 
 
 def open_store(experiment_id: str) -> Store:
@@ -128,6 +132,12 @@ class SqliteStore:
         rows = self._all(sql, (name, alias))
         return str(rows[0][0]) if rows else None
 
+    def version_tag(self, name: str, version: str, key: str) -> str | None:
+        """By primary key, within the default workspace."""
+        sql = "SELECT value FROM model_version_tags WHERE name = ? AND version = ? AND key = ?"
+        rows = self._all(sql, (name, int(version), key))
+        return str(rows[0][0]) if rows else None
+
 
 class ClientStore:
     """Any store, through MLflow's client."""
@@ -193,6 +203,18 @@ class ClientStore:
             if is_absent(error) or error.error_code == "INVALID_PARAMETER_VALUE":
                 return None
             raise
+
+    def version_tag(self, name: str, version: str, key: str) -> str | None:
+        """One request."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            tags = self._client.get_model_version(name, version).tags
+        except MlflowException as error:
+            if is_absent(error):
+                return None
+            raise
+        return None if key not in tags else str(tags[key])
 
 
 def found_of(run: Any) -> Found:

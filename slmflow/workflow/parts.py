@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 
+from slmflow.artifacts import stored_json
 from slmflow.files import canonical_digest, link_tree, read_json
 from slmflow.machine import machine
+from slmflow.quality.cost import busy
 from slmflow.workflow import runs
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.outputs import check
@@ -19,6 +21,7 @@ from slmflow.workflow.outputs import check
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from slmflow.workflow.asked import Ask
     from slmflow.workflow.fingerprint import Ingredients
     from slmflow.workflow.step import Context
 
@@ -30,6 +33,10 @@ CONFIG = {
 }
 
 
+COUNTED = {"fidelity": "windows", "tasks": "items"}
+"""What is counted of a part."""
+
+
 def part_tag(part: str) -> str:
     """The tag of a run that holds the key of one part."""
     return f"slmflow.{part}_key"
@@ -39,10 +46,13 @@ LEFT = {"fidelity": ("windows.json", "reference"), "tasks": ("items.json",), "co
 """The artifacts that each part leaves beside its figures."""
 
 
-def part_keys(parts: Ingredients, logged: dict[str, Any], reference: dict[str, str]) -> dict[str, str]:
+def part_keys(
+    parts: Ingredients, logged: dict[str, Any], reference: dict[str, str], ask: Ask
+) -> dict[str, str]:
     """The key of each part: the packaged content, the code and versions that measure it, and its settings.
 
-    `reference` holds the digests of what fidelity and tasks are compared with; cost has the machine.
+    `reference` holds the digests of what fidelity and tasks are compared with; cost has the machine. How much
+    is asked is in it where that was decided before, else the minutes by which it is decided.
     """
     common = {
         "step": parts["step"],
@@ -52,8 +62,16 @@ def part_keys(parts: Ingredients, logged: dict[str, Any], reference: dict[str, s
         "content": logged["fingerprint"],
     }
     own: dict[str, dict[str, Any]] = {
-        "fidelity": {"reference": reference.get("fidelity", ""), "text": parts["identity"]["text"]},
-        "tasks": {"reference": reference.get("tasks", ""), "items": parts["identity"]["items"]},
+        "fidelity": {
+            "reference": reference.get("fidelity", ""),
+            "text": parts["identity"]["text"],
+            "asked": ask.windows_again or f"{ask.minutes} minutes",
+        },
+        "tasks": {
+            "reference": reference.get("tasks", ""),
+            "items": parts["identity"]["items"],
+            "asked": ask.items_again or f"{ask.minutes} minutes",
+        },
         "cost": {"machine": machine(), "text": parts["identity"]["text"]},
     }
     return {
@@ -75,22 +93,34 @@ def reference_of(context: Context, logged: dict[str, Any]) -> dict[str, str]:
     return {part: str(files[name]["sha256"]) for part, name in names.items() if name in files}
 
 
-def find_parts(keys: dict[str, str], *, full: bool) -> dict[str, Run]:
-    """For each part the newest finished run that measured it and still holds what it left."""
+def find_parts(keys: dict[str, str], ask: Ask, *, full: bool) -> dict[str, Run]:
+    """For each part the newest finished run that measured enough of it and still holds what it left.
+
+    Speed that was measured on a busy machine is not taken over.
+    """
     active = mlflow.active_run()
     assert active is not None
     store = open_store(active.info.experiment_id)
     found = {}
     for part, key in keys.items():
         for run in store.runs(part_tag(part), key):
-            if run.status == "FINISHED" and check(run, store, full=full).reason is None:
+            if run.status != "FINISHED" or check(run, store, full=full).reason is not None:
+                continue
+            if _suffices(part, stored_json(run.artifact_uri, "evaluation.json"), ask):
                 found[part] = mlflow.get_run(run.run_id)
                 break
     return found
 
 
-def take_part(part: str, run: Run, context: Context) -> Any:
-    """An earlier run's figures of a part, with the files that they rest on."""
+def _suffices(part: str, evaluation: dict[str, Any], ask: Ask) -> bool:
+    if part == "cost":
+        return not busy(evaluation)
+    asked, name = evaluation.get("asked", {}), COUNTED[part]
+    return ask.suffices(name, asked.get(name, 0), asked.get(f"of_{name}", 0))
+
+
+def take_part(part: str, run: Run, context: Context, asked: dict[str, Any]) -> Any:
+    """An earlier run's figures of a part with the files that they rest on; `asked` takes how many."""
     print(f"  {part}: as run {run.info.run_id} measured it")
     for name in LEFT[part]:
         kept = [path for path in runs.index_of(run)["files"] if path == name or path.startswith(f"{name}/")]
@@ -100,4 +130,7 @@ def take_part(part: str, run: Run, context: Context) -> Any:
                 link_tree(place, context.outputs / name)
             else:
                 (context.outputs / name).write_bytes(place.read_bytes())
-    return read_json(runs.artifact(run, "evaluation.json"))[part]
+    evaluation = read_json(runs.artifact(run, "evaluation.json"))
+    if part in COUNTED:
+        asked |= {name: evaluation["asked"][name] for name in (COUNTED[part], f"of_{COUNTED[part]}")}
+    return evaluation[part]

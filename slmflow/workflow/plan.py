@@ -4,112 +4,32 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from slmflow.artifacts import stored_json
 from slmflow.compose import held_back
 from slmflow.config import Promote, Verify
 from slmflow.errors import SlmflowError
+from slmflow.workflow.enough import too_little
+from slmflow.workflow.estimate import estimate
 from slmflow.workflow.fingerprint import (
-    Ingredients,
     differences,
     ingredients,
-    key_of_ingredients,
     step_identity,
 )
-from slmflow.workflow.graph import Node, graph, needed_for
+from slmflow.workflow.graph import Graph, Node, needed_for
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.liveness import HEARTBEAT_TAG, is_alive
 from slmflow.workflow.outputs import check
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import FINGERPRINT, KIND_TAG, NODE_TAG, key_tag, upstream_tag
 
 if TYPE_CHECKING:
-    from slmflow.compose import Composition
     from slmflow.sweep import Variant
     from slmflow.workflow.lookup import Found, Store
 
-KIND_TAG = "slmflow.kind"
-"""`driver` for a run that launches steps, `step` for a step, `command` for anything else."""
-STEP_TAG = "slmflow.step"
-"""The entry point whose work the run did."""
-KEY_TAG = "slmflow.key"
-"""The step's key, by which a finished run is found again."""
-NODE_TAG = "slmflow.node"
-"""The node's name in the graph: `evaluate_onnx` where the step is `evaluate`."""
-FINGERPRINT = "fingerprint.json"
-"""The ingredients of the key, so that a miss can be explained."""
 
-
-def key_tags(key: str) -> dict[str, str]:
-    """The tags that hold a key: one for people, and one whose own name is nearly unique.
-
-    A store indexes tags by their names, so a lookup by the second reads one row where one by the first
-    would read a row for each run.
-    """
-    return {KEY_TAG: key, key_tag(key): key}
-
-
-def key_tag(key: str) -> str:
-    """The tag by which runs with a key are looked up."""
-    return f"{KEY_TAG}.{key[:16]}"
-
-
-class State(Enum):
-    """What becomes of a step."""
-
-    cached = "cached"
-    wait = "wait"
-    """Another driver is at it."""
-    run = "run"
-    blocked = "blocked"
-    """It cannot be said what it would work on."""
-    done = "done"
-    failed = "failed"
-
-
-@dataclass
-class Item:
-    """One step of one run."""
-
-    name: str
-    """The node's name, with the variant's label where variants differ: `export_onnx[export=int4_cpu]`."""
-    node: Node
-    composition: Composition
-    upstream: dict[str, Item]
-    """Upstream parameter to the item whose run it takes."""
-    parts: Ingredients | None
-    """What its key is made of; None when it is blocked."""
-    state: State
-    reason: str
-    run_id: str | None = None
-    """The run that is reused or waited for."""
-    variant: str = ""
-    """What sets its variant apart, the first of those that share it; empty where there is only one."""
-    swept_promote: Promote | None = None
-    """Of one of several register steps of a model: the gate's word on promotion, left to the sweep's end."""
-    pins: list[str] = field(default_factory=list)
-    """Overrides that hold a branch or an alias to what it meant when the plan was made."""
-
-    @property
-    def needs(self) -> dict[str, str]:
-        """Upstream parameter to the name of the item whose run it takes."""
-        return {parameter: item.name for parameter, item in self.upstream.items()}
-
-    @property
-    def key(self) -> str:
-        """The key; empty when it is blocked."""
-        return "" if self.parts is None else key_of_ingredients(self.parts)
-
-    @property
-    def line(self) -> str:
-        """The item as the terminal shows it."""
-        mark = {State.cached: "✓", State.wait: "◌", State.run: "●"}.get(self.state, "✗")
-        word = "to run" if self.state is State.run else self.state.value
-        return f"{mark} {self.name:<22} {word:<8} {self.reason}"
-
-
-def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
+def make_plan(step: str, variants: list[Variant], store: Store, graph: Graph) -> list[Item]:
     """Every step of every variant that an entry point needs, each after what it needs.
 
     Steps of two variants with the same key are one item. Where several variants register one model none
@@ -124,8 +44,8 @@ def make_plan(step: str, variants: list[Variant], store: Store) -> list[Item]:
         with_pipeline = composition.base is not None or composition.config.export.exporter != "prebuilt"
         placed: dict[str, Item] = {}
         name = composition.config.model.name
-        for node in needed_for(step, graph(with_pipeline=with_pipeline)):
-            needed = {parameter: placed[need] for parameter, need in node.needs.items()}
+        for node in needed_for(step, graph(with_pipeline)):
+            needed = {parameter: placed[need.name] for parameter, need in node.needs.items()}
             promote = composition.config.gate.promote if node.step == "register" and name in swept else None
             item = _item(node, variant, needed, store, items, promote)
             if item.key in shared:
@@ -163,6 +83,8 @@ def _item(
     upstream_keys = {parameter: upstream.key for parameter, upstream in needed.items()}
     item.parts = ingredients(STEPS[node.step], composition, upstream_keys, identity.content)
     settle(item, store)
+    if item.state is State.run and node.step == "evaluate" and "reference_run" not in needed:
+        item.note = estimate(item, store)
     return item
 
 
@@ -210,6 +132,8 @@ def disbelieve(
     for name, pinned in {"source": model.source.digest, "adapter": model.adapter.digest}.items():
         if item.node.step == "fetch" and pinned and run.tags.get(f"slmflow.{name}.digest") != pinned:
             return f"its content is not what model.{name}.digest={pinned[:12]}… pins"
+    if item.node.step == "evaluate":
+        return too_little(run, item, store)
     return _registry_moved(run, item, store) if item.node.step == "register" else None
 
 
@@ -220,11 +144,6 @@ def _another_model(run: Found, parameter: str, upstream: Item) -> str | None:
     if run.tags.get(upstream_tag(parameter)) != upstream.run_id:
         return f"{upstream.name} was made anew"
     return None
-
-
-def upstream_tag(parameter: str) -> str:
-    """The tag of a step's run that names the run it took by this parameter."""
-    return f"slmflow.{parameter}"
 
 
 def _registry_moved(run: Found, item: Item, store: Store) -> str | None:

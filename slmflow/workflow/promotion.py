@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from slmflow.config import GateMode, Promote
 from slmflow.registry.aliases import CHALLENGER, again_if_moved, promote, repair, standing
+from slmflow.registry.relative import Measured
 from slmflow.registry.versions import registry_lock, rolled_back_of
 from slmflow.workflow.evidence import is_intact, verdict_on
 
@@ -28,6 +29,8 @@ class Recommended:
     """Its `items.json`."""
     others: frozenset[str]
     """The other versions that the sweep registered of the same model."""
+    windows: dict[str, Any] | None = None
+    """Its `windows.json`."""
 
 
 def promote_recommended(chosen: Recommended, gate: GateConfig) -> list[str]:
@@ -72,7 +75,9 @@ def _reason_to_wait(chosen: Recommended, gate: GateConfig, champion: str | None)
     """Why it is not promoted; empty where it is."""
     if gate.promote is Promote.manual:
         return "gate.promote=manual"
-    verdict = verdict_on(chosen.evaluation, chosen.items, gate, chosen.name, champion)
+    verdict = verdict_on(
+        Measured(chosen.evaluation, chosen.items, chosen.windows), gate, chosen.name, champion
+    )
     if gate.mode is not GateMode.off and not verdict.passed:
         return f"the gate was missed: {'; '.join(map(str, verdict.misses))}"
     return ""

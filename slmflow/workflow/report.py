@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +16,20 @@ from mlflow import MlflowClient
 
 from slmflow.artifacts import folder_of, stored_json
 from slmflow.errors import SlmflowError
+from slmflow.quality.cost import busy
 from slmflow.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS, standing
 from slmflow.workflow import card, runs
 from slmflow.workflow.conclusion import compared, promote_all
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.picture import picture
-from slmflow.workflow.plan import Item, State
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from slmflow.registry.aliases import Standing
 
-COLUMNS = ("candidate", "size", "KL", "top-1", "tasks", "tokens/s", "gate", "registered")
+COLUMNS = ("candidate", "size", "KL", "top-1", "tokens", "tasks", "items", "tokens/s", "gate", "registered")
+"""`tokens` are those that KL and top-1 are of, `items` those of tasks."""
 LOG = "output.log"
 """Artifact of a child run: all that its process wrote."""
 
@@ -64,7 +67,7 @@ def finish(parent: Run, items: list[Item], *, whole: bool, notes: tuple[str, ...
     outcomes = {item.name: _json(item, "gate.json") for item in items if item.node.step == "register"}
     if done.recommended:
         _read_aliases([outcome for outcome in outcomes.values() if outcome])
-    rows = []
+    rows, busy_lines = [], list[str]()
     for item in items:
         if item.node.step != "evaluate" or item.state not in (State.done, State.cached):
             continue
@@ -73,12 +76,15 @@ def finish(parent: Run, items: list[Item], *, whole: bool, notes: tuple[str, ...
         outcome = next((outcomes[judge.name] for judge in judges if outcomes[judge.name]), None)
         if evaluation is not None:
             rows.append(table_row(evaluation, outcome, done.labels.get(item.run_id or "")))
+            if why := busy(evaluation):
+                busy_lines.append(f"  {item.name}: its speed is of a busy machine: {why}")
     if rows:
         mlflow.log_text(markdown(rows), "report.md")
         print_table(rows)
+    print("".join(f"{line}\n" for line in busy_lines), end="")
     if done.said:
         print("\n".join(done.said))
-    mlflow.log_text(html(parent, items, rows), "report.html")
+    mlflow.log_text(html(parent, items, rows, busy_lines), "report.html")
     registered = [outcome["registered"] for outcome in outcomes.values() if outcome and outcome["registered"]]
     if problem is not None:
         raise problem
@@ -114,7 +120,7 @@ def _json(item: Item, name: str) -> dict[str, Any] | None:
     return value
 
 
-def html(parent: Run, items: list[Item], rows: list[tuple[str, ...]]) -> str:
+def html(parent: Run, items: list[Item], rows: list[tuple[str, ...]], notes: Sequence[str] = ()) -> str:
     """The run on one page: the graph with states, the verdicts, and what was made, reused or not reached."""
     experiment = parent.info.experiment_id
     seconds = {item.name: _seconds(item) for item in items}
@@ -129,6 +135,7 @@ def html(parent: Run, items: list[Item], rows: list[tuple[str, ...]]) -> str:
     if rows:
         cells = [tuple(escape(cell) for cell in row) for row in rows]
         body += "<h2>Candidates</h2>" + card.table(cells, COLUMNS)
+        body += "".join(f"<p>{escape(note.strip())}.</p>" for note in notes)
     body += "<h2>Steps</h2>" + card.table(lines, ("step", "state", "time", "run", "why"))
     title = f"{parent.info.run_name or 'slmflow'} · {parent.info.run_id[:12]}"
     return card.page(title, body)
@@ -153,8 +160,10 @@ def table_row(
         f"{evaluation['cost']['size_bytes'] / 1e6:.0f} MB",
         f"{fidelity['kl_mean']:.2g}" if fidelity else "not measured",
         f"{fidelity['top1_agreement']:.3f}" if fidelity else "not measured",
+        f"{fidelity['tokens']:,.0f}" if fidelity and "tokens" in fidelity else "–",
         f"{tasks['score']:.3f}" if tasks else "–",
-        f"{evaluation['cost']['decode_tokens_per_second']:.1f}",
+        f"{tasks['items']}" if tasks and "items" in tasks else "–",
+        f"{evaluation['cost']['decode_tokens_per_second']:.1f}{' (busy)' if busy(evaluation) else ''}",
         "not judged" if verdict is None else verdict["word"],
         registered_text(version),
     )
@@ -199,9 +208,8 @@ def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:
         place = os.environ.get("DATABRICKS_HOST", store) if store == "databricks" else store
         ui = f"# the runs are at {place}"
     setup = [f"export MLFLOW_TRACKING_URI={shlex.quote(store)}"]
-    if sys.prefix != sys.base_prefix:
-        setup.insert(0, f". {sys.prefix}/bin/activate")
     commands = [
+        *activation(),
         *setup,
         ui,
         f'python -c \'{load}; print(model.predict({{"prompt": "Once upon a time"}})[0])\'',
@@ -213,3 +221,10 @@ def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:
             f"mlflow run . -e promote --env-manager local -P model={version['name']}   # champion"
         )
     return ["Next:", *(f"  {command}" for command in commands)]
+
+
+def activation() -> list[str]:
+    """The command that enters this process's environment: conda's, a virtual one, or none."""
+    if (Path(sys.prefix) / "conda-meta").is_dir():
+        return [f"conda activate {shlex.quote(sys.prefix)}"]
+    return [f". {shlex.quote(sys.prefix)}/bin/activate"] if sys.prefix != sys.base_prefix else []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
@@ -27,8 +27,8 @@ from slmflow.workflow.outputs import (
     index_digest,
     listed,
 )
-from slmflow.workflow.plan import FINGERPRINT, KEY_TAG, KIND_TAG, STEP_TAG, key_tag, upstream_tag
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import FINGERPRINT, KEY_TAG, KIND_TAG, STEP_TAG, key_tag, upstream_tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -234,13 +234,15 @@ def words_of(run: Run) -> dict[str, str]:
     return {word: run.data.tags.get(tag, "") for word, tag in WORD_TAGS.items()}
 
 
-def record_upstream(ids: dict[str, str]) -> None:
-    """Put the ids on the active run where `mlflow run` has not done so (a step run by hand)."""
-    active = mlflow.active_run()
-    assert active is not None
-    for name, run_id in ids.items():
-        if name not in MlflowClient().get_run(active.info.run_id).data.params:
-            mlflow.log_param(name, run_id)
+def record_params(run: Run, params: dict[str, str]) -> None:
+    """Put params on a run where `mlflow run` or a driver has not done so (a step run by hand).
+
+    MLflow refuses a param that is there with another value, and `mlflow run` logs values in a shell's quotes.
+    """
+    there = MlflowClient().get_run(run.info.run_id).data.params
+    missing = [Param(name, value) for name, value in params.items() if name not in there]
+    if missing:
+        MlflowClient().log_batch(run.info.run_id, params=missing)
 
 
 def is_made_up(name: str | None) -> bool:

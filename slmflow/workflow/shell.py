@@ -18,16 +18,15 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from slmflow.compose import Composition, compose, key_of, split_overrides
+from slmflow.compose import Composition, compose
 from slmflow.errors import SlmflowError, exit_status, one_line
+from slmflow.overrides import key_of, split_overrides, value_of
 from slmflow.sweep import Variant, variants
+from slmflow.words import CHOICES, Words, read_words
 from slmflow.workflow.steps import STEPS, upstream_ids
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-CHOICES = ("model", "export", "overrides")
-"""Parameters that every entry point declares beside its upstream ids."""
 
 
 def main(step: str, argv: list[str] | None = None) -> int:
@@ -41,16 +40,16 @@ def main(step: str, argv: list[str] | None = None) -> int:
 
 
 def _checked_run(step: str, argv: list[str]) -> int:
-    arguments = parse_arguments(step, argv)
-    ids = upstream_ids(step, arguments)
+    words = read_words(step, argv, (*CHOICES, *STEPS[step].inputs))
+    ids = upstream_ids(step, words.declared)
     chosen: list[Variant] = []
-    if arguments.get("model") or not ids:  # else the upstream says which model
-        chosen = variants(**{name: arguments.get(name, "") for name in CHOICES})
+    if words.choices["model"] or not ids:  # else the upstream says which model
+        chosen = variants(**words.choices)
     if ids and len(chosen) > 1:
-        raise SlmflowError("a step with upstream ids is one step: leave -m out")
+        raise SlmflowError("a step with upstream ids is one step: give one value for each key")
     _quiet()
     signal.signal(signal.SIGTERM, _interrupt)
-    _run(step, chosen, arguments, ids)
+    _run(step, chosen, words, ids)
     return 0
 
 
@@ -66,34 +65,16 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def parse_arguments(step: str, argv: list[str]) -> dict[str, str]:
-    """`key=value` words as a dict. Raises SlmflowError for a key that the entry point does not have."""
-    return parse_words(step, argv, (*CHOICES, *STEPS[step].inputs))
-
-
-def parse_words(command: str, argv: list[str], allowed: tuple[str, ...]) -> dict[str, str]:
-    """`key=value` words as a dict. Raises SlmflowError for a key that is not allowed."""
-    arguments = {}
-    for word in argv:
-        key, equals, value = word.removeprefix("--").partition("=")
-        if not equals or key not in allowed:
-            more = '; everything else goes into overrides="key=value …"' if "overrides" in allowed else ""
-            takes = ", ".join(f"{name}=…" for name in allowed)
-            raise SlmflowError(f"unknown argument {word!r}: {command} takes {takes}{more}")
-        arguments[key] = value
-    return arguments
-
-
-def _run(step: str, chosen: list[Variant], arguments: dict[str, str], ids: dict[str, str]) -> None:
+def _run(step: str, chosen: list[Variant], given: Words, ids: dict[str, str]) -> None:
     import mlflow
 
     from slmflow.tracking import last_words
     from slmflow.workflow import launch, runs
-    from slmflow.workflow.plan import KIND_TAG, STEP_TAG
+    from slmflow.workflow.tags import KIND_TAG, STEP_TAG
 
     upstream = {name: runs.upstream(name, run_id) for name, run_id in ids.items()}
     if not chosen:
-        inherited = _inherit(runs.words_of(next(iter(upstream.values()))), arguments)
+        inherited = _inherit(runs.words_of(next(iter(upstream.values()))), given.choices)
         chosen = [Variant("", inherited)]
     composition = chosen[0].composition
     with active_run(step) as run:
@@ -105,27 +86,29 @@ def _run(step: str, chosen: list[Variant], arguments: dict[str, str], ids: dict[
             agree(composition, upstream)
         words = {**composition.choices, "overrides": composition.overrides}
         if not is_step:
-            words["overrides"] = arguments.get("overrides", "")
+            words["overrides"] = given.overrides
         tags = {runs.WORD_TAGS[word]: words[word] for word in runs.WORD_TAGS}
-        tags[launch.ARGUMENTS_TAG] = json.dumps(arguments)
+        tags[launch.ARGUMENTS_TAG] = json.dumps(given.typed)
         mlflow.set_tags({KIND_TAG: "step" if is_step else "driver", STEP_TAG: step, **tags})
         if runs.is_made_up(run.info.run_name):
             name = f"{step} {composition.config.model.name} {composition.choices['export']}"
             mlflow.set_tag("mlflow.runName", name)
         mlflow.log_text(composition.yaml, "config.yaml")
+        runs.record_params(run, params_of(words["overrides"]))
         try:
             if not launched:
                 launch.record_checkout()
             if is_step:
                 from slmflow.workflow.step import run_step
 
-                runs.record_upstream(ids)
+                runs.record_params(run, ids)
                 work = import_module(f"steps.{step}").work
                 run_step(step, work, composition, upstream, run)
             else:
                 from slmflow.workflow.driver import drive
 
-                drive(step, chosen, arguments, run)
+                graph = import_module("driver").graph
+                drive(step, chosen, given.typed, run, graph)
         except BaseException as error:
             text = traceback.format_exc()
             with last_words(error):
@@ -139,20 +122,23 @@ def _run(step: str, chosen: list[Variant], arguments: dict[str, str], ids: dict[
             raise
 
 
-def _inherit(words: dict[str, str], arguments: dict[str, str]) -> Composition:
+def _inherit(words: dict[str, str], given: dict[str, str]) -> Composition:
     """The configuration of a step without `model`: its upstream's, replaced where the user says otherwise."""
-    own = split_overrides(arguments.get("overrides", ""))
+    own = split_overrides(given["overrides"])
     said = {key_of(token) for token in own}
     kept = [token for token in split_overrides(words["overrides"]) if key_of(token) not in said]
-    choices = {
-        name: "" if name in said else arguments.get(name) or words[name] for name in ("model", "export")
-    }
+    choices = {name: "" if name in said else given[name] or words[name] for name in ("model", "export")}
     return compose(**choices, overrides=shlex.join([*kept, *own]))
+
+
+def params_of(overrides: str) -> dict[str, str]:
+    """Each override as a param of its own name, so that MLflow compares runs by it."""
+    return {key_of(token): value_of(token) for token in split_overrides(overrides) if "=" in token}
 
 
 def _is_closed_step(run: Run) -> bool:
     """Whether a driver has closed a child's run; one that `mlflow run` made may begin after all."""
-    from slmflow.workflow.plan import KIND_TAG
+    from slmflow.workflow.tags import KIND_TAG
 
     return run.info.status == "KILLED" and run.data.tags.get(KIND_TAG) == "step"
 

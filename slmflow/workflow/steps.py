@@ -88,6 +88,7 @@ STEPS: dict[str, Step] = {
                 "model.adapter.digest",
                 "model.adapter.revision",
                 "model.adapter.path",
+                "model.adapter.uri",
             ),
             distributions=_fetches,
             content=(

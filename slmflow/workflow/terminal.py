@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
+
+EVERY_SECONDS = 30.0
+"""Between two states of progress bars where no terminal shows them."""
 
 
 class Terminal:
     """Whole lines of several children, each with its name before it; progress bars stay one line.
 
     A progress bar redraws its line with a carriage return. On a terminal the newest state is shown and
-    overwritten; elsewhere only what ends with a newline is kept.
+    overwritten, with what remains of the run; elsewhere a state is a line, and seldom.
     """
+
+    left = ""
+    """What remains of the run, for people."""
 
     def __init__(self, width: int) -> None:
         self._width = width
         self._rest: dict[str, str] = {}
         self._shown = False
+        self._told: dict[str, float] = {}
 
     def line(self, text: str, *, error: bool = False) -> None:
         """One line of the driver's own."""
@@ -34,11 +43,19 @@ class Terminal:
             shown = line.rstrip("\r").rpartition("\r")[2].strip()
             if shown:
                 self.line(f"  {name:<{self._width}} │ {shown}")
-        if data and rest and sys.stdout.isatty():
-            state = rest.rstrip("\r").rpartition("\r")[2].strip()
+        state = rest.rstrip("\r").rpartition("\r")[2].strip()
+        if not (data and state):
+            return
+        if sys.stdout.isatty():
             self._clear()
-            print(f"  {name:<{self._width}} │ {state}"[:120], end="", flush=True)
+            room = shutil.get_terminal_size().columns - 1
+            print(f"  {name:<{self._width}} │ {state} · {self.left}"[:room], end="", flush=True)
             self._shown = True
+        elif time.monotonic() - self._told.get(name, -EVERY_SECONDS) >= EVERY_SECONDS:
+            # The first state of a bar says nothing yet, and most are at their end before the second is due.
+            if name in self._told:
+                self.line(f"  {name:<{self._width}} │ {state}")
+            self._told[name] = time.monotonic()
 
     def _clear(self) -> None:
         if self._shown:

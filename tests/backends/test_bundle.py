@@ -9,9 +9,10 @@ import pytest
 from databricks.bundles.jobs import Job
 from databricks.sdk.service.compute import ClusterSpec, Library
 
+from driver import graph
 from slmflow.workflow.checkout import SECRET_NAMES
 from slmflow.workflow.closure import ROOT
-from slmflow.workflow.graph import graph
+from slmflow.workflow.graph import needed_for
 from tests.backends.bundle import bundle
 
 JOBS = ["register", "register_on_cluster"]
@@ -35,11 +36,10 @@ def test_the_published_schema_refuses_what_it_does_not_know():
 
 @pytest.mark.parametrize("name", JOBS)
 def test_the_tasks_are_the_steps_in_the_order_of_the_graph(name):
-    nodes = graph(with_pipeline=True)
-    steps = {node.name: node.step for node in nodes}
+    nodes = needed_for("register", graph())
     needs: dict[str, set[str]] = {}
     for node in nodes:
-        mine = {steps[need] for need in node.needs.values()} - {node.step}
+        mine = {need.step for need in node.needs.values()} - {node.step}
         needs.setdefault(node.step, set()).update(mine)
     tasks = {t["task_key"]: {d["task_key"] for d in t.get("depends_on", [])} for t in job(name)["tasks"]}
     assert tasks.keys() == needs.keys()

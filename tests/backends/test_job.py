@@ -36,7 +36,8 @@ def workspace(tmp_path, monkeypatch):
 @pytest.fixture
 def begin(store, workspace, tmp_path, monkeypatch):
     """A job whose step is a few lines of Python, on a run of its own."""
-    monkeypatch.setattr(job_module, "SLOWEST_SECONDS", 0.2)
+    monkeypatch.setattr(job_module, "FASTEST_SECONDS", 0.02)
+    monkeypatch.setattr(job_module, "SLOWEST_SECONDS", 0.1)
     monkeypatch.setattr(backend_module, "QUICK_SECONDS", 1)
     monkeypatch.setattr(backend_module, "check_store", lambda: None)
 

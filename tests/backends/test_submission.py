@@ -20,6 +20,8 @@ from slmflow.backends.submission import StepRun, submission
 from slmflow.compose import compose
 from slmflow.config.backend import DatabricksBackendConfig
 from slmflow.errors import SlmflowError
+from slmflow.sweep import one_variant
+from slmflow.words import CHOICES, read_words
 from slmflow.workflow.closure import ROOT
 
 STEP = StepRun(
@@ -137,8 +139,8 @@ def test_a_command_of_the_page_composes_as_it_stands(line):
     else:
         assert "--env-manager" in words, "the default is conda, which no runtime has"
     assert "--experiment-name" not in words, "the variable names it"
-    given = dict(word.split("=", 1) for before, word in pairwise(words) if before == "-P")
-    config = compose(**given).config
+    given = [word for before, word in pairwise(words) if before == "-P"]
+    config = one_variant(**read_words("register", given, CHOICES).choices).config
     if "new_cluster" in line:
         assert SubmitTask.from_dict({"new_cluster": config.backend.new_cluster}).new_cluster.num_workers == 0
         assert config.backend.new_cluster["spark_conf"]["spark.master"] == "local[*]"

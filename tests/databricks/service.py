@@ -14,6 +14,7 @@ from tests.databricks.files import Files
 from tests.databricks.jobs import Jobs
 from tests.databricks.rest import Answer, RefusedError, Request, absent
 from tests.databricks.tracking import Tracking
+from tests.free_port import POLL_SECONDS
 
 TOKEN = "stand-in-token"
 USER = "founder@example.com"
@@ -100,6 +101,7 @@ class Workspace:
 def handler_of(workspace: Workspace) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else a body waits 0.04 s for the client's word that the headers came
 
         def log_message(self, *_):
             pass
@@ -186,7 +188,7 @@ def databricks(folder: Path, tracking: bool = False):
     workspace = Workspace(folder, Tracking(folder / "tracking") if tracking else None)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(workspace))
     workspace.open(f"http://127.0.0.1:{server.server_port}")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True).start()
     try:
         if workspace.tracking is not None:
             workspace.tracking.wait()

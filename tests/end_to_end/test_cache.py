@@ -10,12 +10,16 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from driver import graph
 from slmflow.sweep import variants
 from slmflow.workflow import runs
+from slmflow.workflow.item import State
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.outputs import INDEX
-from slmflow.workflow.plan import NODE_TAG, State, make_plan, settle
-from tests.conftest import ROOT, run_project, store_uri
+from slmflow.workflow.plan import make_plan, settle
+from slmflow.workflow.tags import NODE_TAG
+from tests import warm
+from tests.conftest import ROOT, run_warm, store_uri
 from tests.end_to_end.test_tiny_workflow import drivers, registry
 
 WORDS = ["-P", "model=tiny_phi3", "-P", "overrides=evaluate=quick"]
@@ -25,7 +29,7 @@ WORDS = ["-P", "model=tiny_phi3", "-P", "overrides=evaluate=quick"]
 def made(tmp_path_factory):
     """A whole run, and its folder as it was left, to damage copies of."""
     store = tmp_path_factory.mktemp("made")
-    done = run_project(WORDS, store)
+    done = run_warm(WORDS, store)
     assert done.returncode == 0, done.stdout + done.stderr
     return store
 
@@ -40,7 +44,7 @@ def store(made, monkeypatch):
 
 
 def planned(overrides="evaluate=quick"):
-    return make_plan("register", variants(model="tiny_phi3", overrides=overrides), open_store("0"))
+    return make_plan("register", variants(model="tiny_phi3", overrides=overrides), open_store("0"), graph)
 
 
 def plan(overrides="evaluate=quick"):
@@ -58,7 +62,7 @@ ALL = ("fetch", "export_onnx", "log_pipeline", "evaluate_pipeline", "log_onnx", 
 def test_after_a_run_all_is_cached_and_running_again_launches_nothing(store):
     assert states() == dict.fromkeys(ALL, State.cached)
     before, version = registry(MlflowClient()), len(MlflowClient().search_runs(["0"]))
-    done = run_project(WORDS, store)
+    done = run_warm(WORDS, store)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("reused, run") == 7
     assert "tiny-phi3-onnx v1 @champion" in done.stdout
@@ -68,7 +72,7 @@ def test_after_a_run_all_is_cached_and_running_again_launches_nothing(store):
 
 def test_the_plan_command_says_the_same_and_launches_nothing(store):
     before = len(MlflowClient().search_runs(["0"]))
-    done = run_project(["-e", "plan", *WORDS[:2], "-P", "overrides=evaluate=quick export=int8_cpu"], store)
+    done = run_warm(["-e", "plan", *WORDS[:2], "-P", "overrides=evaluate=quick export=int8_cpu"], store)
     assert done.returncode == 0, done.stderr
     assert "✓ fetch                  cached" in done.stdout
     assert "● export_onnx            to run   export.precision fp32 → int8" in done.stdout
@@ -158,7 +162,7 @@ def test_an_alias_that_somebody_moved_is_put_back(store):
         State.run,
         f"tiny-phi3-onnx@champion is on no version now (run {newest('register')})",
     )
-    done = run_project(WORDS, store)
+    done = run_warm(WORDS, store)
     assert done.returncode == 0, done.stderr
     assert str(client.get_model_version_by_alias("tiny-phi3-onnx", "champion").version) == "1"
 
@@ -171,12 +175,12 @@ def newest(node):
 @pytest.mark.slow
 def test_a_refactoring_upstream_measures_nothing_anew(store):
     """Another key, the same content: fidelity is taken over by content, cost by content and machine."""
-    done = run_project(
+    done = run_warm(
         [*WORDS[:2], "-P", "overrides=evaluate=quick driver.cache=false", "-e", "log_onnx"], store
     )
     assert done.returncode == 0, done.stderr
     assert "log_onnx was made anew" in plan()["evaluate_onnx"][1]
-    done = run_project(WORDS, store)
+    done = run_warm(WORDS, store)
     assert done.returncode == 0, done.stderr
     assert "evaluate_onnx     │ fidelity: as run" in done.stdout
     assert "evaluate_onnx     │ cost: as run" in done.stdout
@@ -190,7 +194,7 @@ def test_a_damaged_champion_is_healed_by_running_again(store):
     model = client.get_logged_model(version.source.removeprefix("models:/"))
     weights = Path(model.artifact_location) / "artifacts" / "onnx" / "model.onnx.data"
     weights.unlink()
-    done = run_project(WORDS, store)
+    done = run_warm(WORDS, store)
     assert done.returncode == 0, done.stderr
     healed = client.get_model_version_by_alias("tiny-phi3-onnx", "champion")
     assert int(healed.version) == int(version.version) + 1
@@ -201,21 +205,19 @@ def test_a_damaged_champion_is_healed_by_running_again(store):
 
 @pytest.mark.slow
 def test_gc_is_dry_and_keeps_what_versions_stand_on(store):
-    loose = run_project(
-        ["-e", "fetch", "-P", "model=tiny_phi3", "-P", "overrides=model.source.seed=9"], store
-    )
+    loose = run_warm(["-e", "fetch", "-P", "model=tiny_phi3", "-P", "overrides=model.source.seed=9"], store)
     assert loose.returncode == 0, loose.stderr
-    dry = run_project(["-e", "gc"], store)
+    dry = run_warm(["-e", "gc"], store)
     assert dry.returncode == 0, dry.stderr
     assert "FINISHED  fetch" in dry.stdout
     assert "nothing was deleted: add -P delete=true" in dry.stdout
     before = registry(MlflowClient())
-    done = run_project(["-e", "gc", "-P", "delete=true"], store)
+    done = run_warm(["-e", "gc", "-P", "delete=true"], store)
     assert done.returncode == 0, done.stderr
     assert "mlflow gc --backend-store-uri" in done.stdout
     assert registry(MlflowClient()) == before
     assert states() == dict.fromkeys(ALL, State.cached), plan()
-    assert "0 runs and 0 LoggedModels" in run_project(["-e", "gc"], store).stdout
+    assert "0 runs and 0 LoggedModels" in run_warm(["-e", "gc"], store).stdout
     purge = next(line.strip() for line in done.stdout.splitlines() if line.strip().startswith("mlflow gc"))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(["bash", "-c", purge], check=True, cwd=store, env={**os.environ, "PATH": path})
@@ -230,7 +232,7 @@ def test_bad_words_of_the_commands_are_refused_in_one_line(store):
         ("reproduce", "run_id=", "slmflow reproduce: run_id is missing"),
         ("reproduce", f"run_id={'0' * 32}", "no such run in sqlite"),
     ):
-        program = [sys.executable, "-m", f"slmflow.commands.{command}", word]
+        program = [warm.python(), "-m", f"slmflow.commands.{command}", word]
         done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 1
         assert said in done.stderr

@@ -212,23 +212,6 @@ def ask(port, body):
         return json.loads(response.read())
 
 
-def uv_torch():
-    """The CPU build of torch: from the folder that pip looks into, where there is one, else from its index."""
-    folder = os.environ.get("PIP_FIND_LINKS")
-    return {"UV_FIND_LINKS": folder} if folder else {"UV_TORCH_BACKEND": "cpu"}
-
-
-def test_the_uv_manager_builds_the_environment_and_runs_a_step(tmp_path):
-    done = run_project(
-        ["-e", "fetch", "-P", "model=tiny_phi3", "--env-manager", "uv"],
-        tmp_path,
-        MLFLOW_ENV_ROOT=str(tmp_path / "envs"),
-        **uv_torch(),
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert list((tmp_path / "envs").iterdir())
-
-
 def test_the_project_runs_from_a_git_uri(tmp_path):
     clone = tmp_path / "upstream"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from slmflow.artifacts import stored_json
 from slmflow.workflow import liveness, runs
-from slmflow.workflow.plan import KIND_TAG
+from slmflow.workflow.tags import KIND_TAG
 from tests.conftest import ROOT, run_project, store_uri
 
 QUICK = "evaluate=quick evaluate.new_tokens=4 evaluate.repeats=1"

@@ -1,4 +1,7 @@
-"""`mlflow run` as a user types it, on a random model: everything but the size is real."""
+"""`mlflow run` as a user types it, on a random model: everything but the size is real.
+
+The whole run is begun as a user begins it, and so is what is refused at once; what follows, by a warm Python.
+"""
 
 import re
 import shlex
@@ -10,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from slmflow.workflow import runs
-from tests.conftest import ROOT, run_project, store_uri
+from tests.conftest import ROOT, run_project, run_warm, store_uri
 from tests.hub_stand_in import COMMIT, hub, repo_of
 
 
@@ -18,7 +21,7 @@ from tests.hub_stand_in import COMMIT, hub, repo_of
 def workflow(tmp_path_factory):
     """One whole run, from nothing: its store and its finished process."""
     store = tmp_path_factory.mktemp("store")
-    return store, run_project(["-P", "model=tiny_phi3"], store)
+    return store, run_project(["-P", "experiment=tiny", "-P", "package.max_tokens=200"], store)
 
 
 @pytest.fixture
@@ -90,7 +93,10 @@ def test_every_step_is_a_finished_nested_named_child(workflow, client):
 def test_children_carry_what_repeats_them(workflow, client):
     (parent, *_) = drivers(client)
     by_name = {child.info.run_name: child for child in runs.children(parent)}
+    assert parent.data.params["package.max_tokens"] == "200"
+    assert {child.data.params["package.max_tokens"] for child in by_name.values()} == {"200"}
     params = by_name["evaluate_onnx"].data.params
+    assert params["experiment"] == "tiny"
     assert params["model"] == "tiny_phi3"
     assert params["export"] == "fp32_cpu"
     assert params["logged_run"] == by_name["log_onnx"].info.run_id
@@ -130,7 +136,7 @@ def test_one_step_runs_alone_by_its_upstreams_id_and_repeats_its_content(workflo
     (parent, *_) = drivers(client)
     by_name = {child.info.run_name: child for child in runs.children(parent)}
     fetch = by_name["fetch"].info.run_id
-    done = run_project(["-e", "export_onnx", "-P", f"fetch_run={fetch}"], store)
+    done = run_warm(["-e", "export_onnx", "-P", f"fetch_run={fetch}"], store)
     assert done.returncode == 0, done.stderr
     (alone,) = client.search_runs(["0"], "tags.slmflow.step = 'export_onnx'", max_results=1)
     assert runs.json_artifact(alone, "export.json") == runs.json_artifact(
@@ -144,7 +150,7 @@ def test_register_again_leaves_the_registry_as_it_was(workflow, client):
     by_name = {child.info.run_name: child.info.run_id for child in runs.children(parent)}
     before = registry(client)
     ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
-    done = run_project(["-e", "register", *ids], store)
+    done = run_warm(["-e", "register", *ids], store)
     assert done.returncode == 0, done.stderr
     assert "was there already" in done.stdout
     assert registry(client) == before
@@ -156,8 +162,7 @@ def test_a_missed_gate_registers_nothing_says_why_and_fails(workflow, client):
     by_name = {child.info.run_name: child.info.run_id for child in runs.children(parent)}
     before = registry(client)
     ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
-    words = "overrides=gate.min_decode_tokens_per_second=1e9"
-    done = run_project(["-e", "register", "-P", words, *ids], store)
+    done = run_warm(["-e", "register", "-P", "gate.min_decode_tokens_per_second=1e9", *ids], store)
     assert done.returncode != 0
     assert "the gate was missed, nothing is registered: onnx: decode_tokens_per_second" in done.stderr
     assert registry(client) == before
@@ -166,8 +171,7 @@ def test_a_missed_gate_registers_nothing_says_why_and_fails(workflow, client):
 def test_a_step_that_fails_is_named_with_its_cause_its_log_and_the_command_that_resumes(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.gguf").write_text("not a gguf file")
-    words = f"model.source.path={tmp_path}/broken evaluate=quick"
-    done = run_project(["-P", "model=local", "-P", f"overrides={words}"], tmp_path)
+    done = run_warm(["-P", "model=./broken", "-P", "evaluate=quick"], tmp_path)
     assert done.returncode != 0
     assert "✗ fetch  model.gguf: cannot be read as GGUF" in done.stderr
     log = Path(re.search(r"its log: (.*)", done.stderr)[1])
@@ -183,9 +187,9 @@ def test_a_step_that_fails_is_named_with_its_cause_its_log_and_the_command_that_
             "--env-manager",
             "local",
             "-P",
-            "model=local",
+            f"model={tmp_path}/broken",
             "-P",
-            f"overrides={words}",
+            "evaluate=quick",
         ]
     )
     mlflow.set_tracking_uri(store_uri(tmp_path))
@@ -197,7 +201,7 @@ def test_a_step_that_fails_is_named_with_its_cause_its_log_and_the_command_that_
 
 
 def test_a_source_that_leads_nowhere_blocks_the_run_before_anything_is_launched(tmp_path):
-    done = run_project(["-P", "model=local", "-P", f"overrides=model.source.path={tmp_path}/none"], tmp_path)
+    done = run_warm(["-P", "model=local", "-P", f"overrides=model.source.path={tmp_path}/none"], tmp_path)
     assert done.returncode != 0
     assert "✗ fetch                  blocked" in done.stdout
     assert "✗ register               blocked  needs evaluate_onnx" in done.stdout
@@ -208,7 +212,7 @@ def test_a_source_that_leads_nowhere_blocks_the_run_before_anything_is_launched(
 
 
 def test_bad_overrides_are_refused_by_mlflow_run_itself(tmp_path):
-    done = run_project(["-P", "overrides=export=int3 gate.mode=warn"], tmp_path)
+    done = run_project(["-P", "export=int3", "-P", "gate.mode=warn"], tmp_path)
     assert done.returncode != 0
     assert "slmflow register: export=int3 is unknown: allowed are" in done.stderr
     mlflow.set_tracking_uri(store_uri(tmp_path))
@@ -221,7 +225,7 @@ def test_a_gated_hub_model_is_fetched_through_mlflow_run_and_its_token_is_nowher
     repo = repo_of(tiny, gated=True)
     with hub(org__tiny=repo) as endpoint:
         environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-        words = ["-P", "model=hub", "-P", "overrides=model.source.repo=org/tiny"]
+        words = ["-P", "model=org/tiny@v1.0"]
         done = run_project(["-e", "fetch", *words], store, HF_TOKEN="hf_do_not_leak_me", **environment)
     assert done.returncode == 0, done.stderr
     assert "Bearer hf_do_not_leak_me" in repo.tokens
@@ -236,7 +240,7 @@ def test_an_onnx_model_is_not_evaluated_without_its_reference(workflow, client):
     store, _ = workflow
     (parent, *_) = drivers(client)
     logged = next(child for child in runs.children(parent) if child.info.run_name == "log_onnx").info.run_id
-    done = run_project(["-e", "evaluate", "-P", f"logged_run={logged}"], store)
+    done = run_warm(["-e", "evaluate", "-P", f"logged_run={logged}"], store)
     assert done.returncode != 0
     assert "slmflow evaluate: reference_run is missing" in done.stderr
 
@@ -249,7 +253,7 @@ def test_a_champion_that_misses_today_stays_and_its_evidence_says_so(workflow, c
     by_name = {child.info.run_name: child.info.run_id for child in runs.children(parent)}
     ids = ["-P", f"onnx_run={by_name['evaluate_onnx']}", "-P", f"pipeline_run={by_name['evaluate_pipeline']}"]
     words = f"overrides=gate.min_decode_tokens_per_second=1e9 gate={mode}"
-    done = run_project(["-e", "register", "-P", words, *ids], store)
+    done = run_warm(["-e", "register", "-P", words, *ids], store)
     assert done.returncode == 0, done.stderr
     version = client.get_model_version_by_alias("tiny-phi3-onnx", "champion")
     assert (str(version.version), version.tags["gate"]) == ("1", gate)
@@ -260,7 +264,7 @@ def test_a_challenger_is_promoted_rolled_back_and_not_promoted_again_by_a_run(wo
     """Last in the file: the registry gets a second version."""
     store, _ = workflow
     words = ["-P", "model=tiny_phi3", "-P", "overrides=package.max_tokens=7 gate.promote=manual"]
-    made = run_project(words, store)
+    made = run_warm(words, store)
     assert made.returncode == 0, made.stderr
     assert "tiny-phi3-onnx v2 @challenger" in made.stdout
 
@@ -269,12 +273,12 @@ def test_a_challenger_is_promoted_rolled_back_and_not_promoted_again_by_a_run(wo
         return {alias: str(version) for alias, version in found.items()}
 
     assert aliases() == {"champion": "1", "challenger": "2"}
-    done = run_project(["-e", "promote", "-P", "model=tiny-phi3-onnx"], store)
+    done = run_warm(["-e", "promote", "-P", "model=tiny-phi3-onnx"], store)
     assert "tiny-phi3-onnx: v2 is champion, previous is v1" in done.stdout, done.stderr
     assert aliases() == {"champion": "2", "previous": "1"}
-    done = run_project(["-e", "rollback", "-P", "model=tiny-phi3-onnx"], store)
+    done = run_warm(["-e", "rollback", "-P", "model=tiny-phi3-onnx"], store)
     assert "tiny-phi3-onnx: champion v2 → v1; previous is v2" in done.stdout, done.stderr
-    again = run_project([*words[:-1], "overrides=package.max_tokens=7"], store)
+    again = run_warm([*words[:-1], "overrides=package.max_tokens=7"], store)
     assert again.returncode == 0, again.stderr
     assert "it was rolled back on" in again.stdout
     assert aliases() == {"champion": "1", "previous": "2"}
@@ -283,6 +287,6 @@ def test_a_challenger_is_promoted_rolled_back_and_not_promoted_again_by_a_run(wo
         "step",
         "command",
     }
-    wrong = run_project(["-e", "rollback", "-P", "model=nobody"], store)
+    wrong = run_warm(["-e", "rollback", "-P", "model=nobody"], store)
     assert wrong.returncode != 0
     assert "slmflow rollback: model=nobody: " in wrong.stderr

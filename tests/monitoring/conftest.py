@@ -54,7 +54,7 @@ def traced_store(make_onnx, tmp_path_factory):
 
 
 @pytest.fixture
-def production(traced_store, monkeypatch, tmp_path):
+def production(traced_store, monkeypatch, tmp_path, warm_children):
     """That store as the current one, with a cache folder of the test's own."""
     monkeypatch.chdir(traced_store)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(traced_store))

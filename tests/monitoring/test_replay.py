@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 
 import mlflow
 import pytest
@@ -16,7 +15,8 @@ from slmflow.files import cache_folder
 from slmflow.monitoring import asking
 from slmflow.monitoring.asking import Asker, ask_all
 from slmflow.monitoring.traces import read_traces
-from tests.conftest import ROOT, run_project
+from tests import warm
+from tests.conftest import ROOT, run_warm
 from tests.monitoring.conftest import ASKED, SECRETS
 from tests.serving.live.conftest import Live
 
@@ -274,7 +274,7 @@ def test_an_experiment_without_traces_is_refused_in_a_line_before_a_run_is_made(
 
 
 def test_the_entry_point_evaluate_replays_with_traces(production, traced_store):
-    done = run_project(["-e", "evaluate", "-P", "traces=Default", "-P", "model=tiny_phi3"], traced_store)
+    done = run_warm(["-e", "evaluate", "-P", "traces=Default", "-P", "model=tiny_phi3"], traced_store)
     assert done.returncode == 0, done.stderr
     assert "There is no" not in done.stderr
     assert re.search(
@@ -302,7 +302,7 @@ def test_what_a_server_answered_is_replayed_with_its_stream_made_whole(productio
 
 
 def test_the_step_still_refuses_what_it_always_did(store):
-    command = [sys.executable, "-m", "steps.evaluate", "traces=", "logged_run=x"]
+    command = [warm.python(), "-m", "steps.evaluate", "traces=", "logged_run=x"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 1

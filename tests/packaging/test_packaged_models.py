@@ -1,10 +1,12 @@
 """Both LoggedModels, loaded by MLflow as users load them."""
 
+import json
 import os
 import subprocess
 import sys
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -13,8 +15,9 @@ from slmflow.compose import compose
 from slmflow.config import PackageConfig
 from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import EXAMPLES, log_onnx_model
-from slmflow.packaging.pipeline_model import log_pipeline_model
+from slmflow.packaging.pipeline_model import dtype_of, log_pipeline_model
 from slmflow.packaging.weights import weights_of
+from slmflow.quality.candidates import load
 from tests.conftest import ROOT
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
@@ -114,8 +117,6 @@ def test_the_pipeline_answers_chats_by_its_registered_signature(pipeline_model):
 
 
 def test_the_pipeline_keeps_the_dtype_of_its_weights(make_model, store, tmp_path):
-    import json
-
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -128,6 +129,23 @@ def test_the_pipeline_keeps_the_dtype_of_its_weights(make_model, store, tmp_path
     with mlflow.start_run():
         model_id = log_pipeline_model(folder, "tiny", tmp_path / "scratch", {})
     assert mlflow.transformers.load_model(f"models:/{model_id}").model.dtype == torch.bfloat16
+    measured = load("pipeline", f"models:/{model_id}")
+    assert measured._model.dtype == torch.bfloat16, "measured in it as well, on whatever machine"
+    assert measured.logprobs([1, 2, 3]).dtype == np.float32
+    assert measured.answers([[1, 2, 3], [4, 5]], [4, 4]) == measured.answers([[1, 2, 3], [4, 5]], [4, 4])
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16", "float32"])
+def test_weights_whose_dtype_config_json_does_not_state_keep_their_own(make_model, tmp_path, stored):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(make_model(), dtype=getattr(torch, stored))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert dtype_of(tmp_path) == stored == (config.pop("dtype", None) or config.pop("torch_dtype"))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert dtype_of(tmp_path) == stored
 
 
 def test_both_models_load_without_a_network(onnx_model, tmp_path):

@@ -13,11 +13,12 @@ from mlflow.models import MetricThreshold
 from slmflow.config import PackageConfig
 from slmflow.errors import SlmflowError
 from slmflow.packaging.onnx_model import log_onnx_model
+from slmflow.quality.asking import measure_tasks
 from slmflow.quality.genai import ENVIRONMENT, log_items, trace_answers
 from slmflow.quality.items import Item, Items, read_items
 from slmflow.quality.judge import make_judge
 from slmflow.quality.onnx_candidate import OnnxCandidate
-from slmflow.quality.tasks import measure_tasks
+from tests.free_port import POLL_SECONDS
 
 
 @pytest.fixture
@@ -38,9 +39,9 @@ def logged(store, tiny_onnx, tmp_path):
     class Counted(OnnxCandidate):
         asked = 0
 
-        def answers(self, chats, new_tokens):
-            self.asked += len(chats)
-            return super().answers(chats, new_tokens)
+        def answers(self, prompts, new_tokens):
+            self.asked += len(prompts)
+            return super().answers(prompts, new_tokens)
 
     mlflow.set_experiment("tasks")
     with mlflow.start_run():
@@ -142,7 +143,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, say):
         super().__init__(("127.0.0.1", 0), Handler)
         self.say, self.asked = say, []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=[POLL_SECONDS], daemon=True).start()
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slmflow.errors import SlmflowError
+from slmflow.quality.asking import log_likelihoods, measure_tasks
 from slmflow.quality.items import SHIPPED, Item, Items, read_items
 from slmflow.quality.rules import RULES, is_valid_json, keeps, normalised
-from slmflow.quality.tasks import Row, figures, judged, log_likelihoods, measure_tasks, rows_of, table
+from slmflow.quality.tasks import Row, figures, judged, rows_of, table
 
 GOOD = {"id": "a", "kind": "closed", "question": "What?", "answers": ["this"]}
 CHOICE = {"id": "c", "kind": "multiple_choice", "question": "Q?", "choices": ["x", "y"], "answer": 1}
@@ -210,19 +211,30 @@ class Letters:
         weights = 0.5 ** np.arange(128)[::-1]
         return np.tile(np.log(weights / weights.sum()), (len(ids), 1)).astype(np.float32)
 
-    def continuation_logprobs(self, context, continuations):
-        assert context
-        self.asked += len(continuations)
-        return [self.logprobs(context + ids)[len(context) - 1 : -1] for ids in continuations]
+    def rows(self, length):
+        return 8
 
-    def answers(self, chats, new_tokens):
-        self.asked += len(chats)
-        return [chat[-1]["content"].upper() for chat in chats]
+    def prompt_ids(self, chat):
+        return self.encode(chat[-1]["content"])
+
+    def branch_logprobs(self, asked):
+        found = []
+        for context, continuations in asked:
+            assert context
+            self.asked += len(continuations)
+            logs = [self.logprobs(context + ids)[len(context) - 1 : -1] for ids in continuations]
+            found.append([log[range(len(ids)), ids] for log, ids in zip(logs, continuations, strict=True)])
+        return found
+
+    def answers(self, prompts, new_tokens):
+        self.asked += len(prompts)
+        assert len(new_tokens) == len(prompts)
+        return ["".join(map(chr, ids)).upper() for ids in prompts]
 
 
 def test_a_choice_is_scored_by_the_sum_of_its_own_tokens(tmp_path):
     candidate = Letters()
-    sums = log_likelihoods(candidate, "Q:", [" a", " z", " zz"])
+    (sums,) = log_likelihoods(candidate, [("Q:", [" a", " z", " zz"])])
     row = candidate.logprobs([0])[0].astype(float)
     a, z, space = row[ord("a")], row[ord("z")], row[32]
     assert sums == pytest.approx([space + a, space + z, space + 2 * z], rel=1e-6)
@@ -247,8 +259,8 @@ def test_the_journal_is_gone_on_with_and_a_torn_line_asked_again(tmp_path):
 
 def test_a_batch_is_asked_whole_again_so_that_it_does_not_depend_on_where_an_earlier_run_stopped(tmp_path):
     class Batches(Letters):
-        def answers(self, chats, new_tokens):
-            return [f"one of {len(chats)}" for _ in chats]
+        def answers(self, prompts, new_tokens):
+            return [f"one of {len(prompts)}" for _ in prompts]
 
     items = read(tmp_path / "items.jsonl", *({**GOOD, "id": str(at)} for at in range(11)))
     whole = measure_tasks(Batches(), items, tmp_path / "journal")
@@ -263,7 +275,7 @@ def test_an_item_that_the_context_cannot_hold_is_named_before_anything_is_asked(
     candidate = Letters()
     candidate.context_length = 200
     items = read(tmp_path / "items.jsonl", CHOICE, {**RULE, "prompt": "long " * 40})
-    with pytest.raises(SlmflowError, match="item 'r' needs 2.. tokens with its answer"):
+    with pytest.raises(SlmflowError, match="item 'r' needs 264 tokens with its answer"):
         measure_tasks(candidate, items, tmp_path / "journal")
     assert candidate.asked == 0
     assert not (tmp_path / "journal").exists()
@@ -271,20 +283,20 @@ def test_an_item_that_the_context_cannot_hold_is_named_before_anything_is_asked(
 
 def test_white_space_at_the_end_of_a_context_is_scored_with_the_choice():
     candidate = Letters()
-    (with_space,) = log_likelihoods(candidate, "Q: ", ["z"])
-    (without,) = log_likelihoods(candidate, "Q:", [" z"])
+    with_space, without = log_likelihoods(candidate, [("Q: ", ["z"]), ("Q:", [" z"])])
     assert with_space == without
 
 
 def test_many_choices_hold_no_more_at_once_than_a_few_and_are_scored_alike():
     class Few(Letters):
-        def continuation_logprobs(self, context, continuations):
-            assert len(continuations) <= 4
-            return super().continuation_logprobs(context, continuations)
+        def branch_logprobs(self, asked):
+            assert all(len(continuations) <= 4 for _, continuations in asked)
+            return super().branch_logprobs(asked)
 
     choices = [f" {letter}" for letter in string.ascii_letters]
-    found = log_likelihoods(Few(), "Q:", choices)
-    assert found == [log_likelihoods(Few(), "Q:", [choice])[0] for choice in choices]
+    (found,) = log_likelihoods(Few(), [("Q:", choices)])
+    alone = log_likelihoods(Few(), [("Q:", [choice]) for choice in choices])
+    assert found == [one for (one,) in alone]
 
 
 def test_choices_that_join_with_the_whole_context_are_scored_each_after_its_own_first_token():
@@ -294,7 +306,7 @@ def test_choices_that_join_with_the_whole_context_are_scored_each_after_its_own_
 
     candidate = Joined()
     row = candidate.logprobs([0])[0].astype(float)
-    found = log_likelihoods(candidate, "q", [" az", " bzz"])
+    (found,) = log_likelihoods(candidate, [("q", [" az", " bzz"])])
     assert found == pytest.approx([row[ord("z")], 2 * row[ord("z")]], rel=1e-6)
 
 

@@ -11,6 +11,7 @@ from slmflow.errors import SlmflowError
 from slmflow.registry.aliases import Moved, again_if_moved
 from slmflow.registry.evidence import evidence_tags
 from slmflow.registry.load_test import Loaded
+from slmflow.registry.relative import Measured
 from slmflow.registry.versions import Registered
 from steps import register
 from tests.registry.test_gate import evaluation
@@ -19,12 +20,12 @@ from tests.registry.test_gate import evaluation
 @pytest.fixture
 def candidates(store, monkeypatch):
     """Two whose content nobody reads; registering them counts, and meets another host once."""
-    made = {
-        name: SimpleNamespace(
-            registered_name=f"tiny-{name}", evaluation={**evaluation(), "candidate": name}, items=None
+    made = {}
+    for name in ("onnx", "pipeline"):
+        measured = Measured({**evaluation(), "candidate": name})
+        made[name] = SimpleNamespace(
+            registered_name=f"tiny-{name}", measured=measured, evaluation=measured.evaluation
         )
-        for name in ("onnx", "pipeline")
-    }
     monkeypatch.setattr(register, "_content", lambda candidate, verdict, context: candidate)
     return made
 

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 
 import mlflow
 import pytest
@@ -13,7 +12,9 @@ from mlflow import MlflowClient
 from slmflow.config import PackageConfig
 from slmflow.packaging.onnx_model import log_onnx_model
 from slmflow.workflow.closure import ROOT
+from tests import warm
 from tests.conftest import make_store, store_uri
+from tests.java import java_home
 
 SPARK = "score.engine=spark \"score.master='local-cluster[2,1,1024]'\""
 WORDS = [
@@ -33,6 +34,14 @@ WORDS = [
     "upon",
     "time",
 ]
+
+
+@pytest.fixture(scope="session")
+def java(tmp_path_factory):
+    """JAVA_HOME."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAVA_HOME", str(java_home(tmp_path_factory.mktemp("java"))))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +76,16 @@ def deadly(registered, tmp_path_factory):
 
 
 def start(
-    uri, table, output, words="", model="models:/tiny-onnx@champion", preexec_fn=None, **more
+    uri, table, output, words="", model="models:/tiny-onnx@champion", preexec_fn=None, python=None, **more
 ) -> subprocess.Popen:
-    command = [sys.executable, "-m", "slmflow.commands.score", f"model_uri={model}", f"input={table}"]
+    """The command at work; by `python=sys.executable` where its own children are looked for."""
+    command = [
+        python or warm.python(),
+        "-m",
+        "slmflow.commands.score",
+        f"model_uri={model}",
+        f"input={table}",
+    ]
     command += [f"output={output}", f"overrides=score.max_tokens=6 score.deterministic=true {words}"]
     return subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, "MLFLOW_TRACKING_URI": uri, **more}, text=True,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import mlflow
@@ -16,7 +17,7 @@ from slmflow.scoring.embedded import score as embedded
 from slmflow.scoring.recipe import Recipe
 from slmflow.scoring.table import Table
 from slmflow.scoring.work import Work
-from tests.conftest import run_project
+from tests.conftest import run_warm
 from tests.scoring.conftest import SPARK, broken_rows, read, score, short_rows, start
 
 
@@ -61,7 +62,7 @@ def test_the_command_as_users_type_it_follows_an_alias(registered, tmp_path):
         "overrides": "score.max_tokens=2",
     }  # fmt: skip
     given = [word for name, value in words.items() for word in ("-P", f"{name}={value}")]
-    done = run_project(["-e", "score", *given], tmp_path, MLFLOW_TRACKING_URI=registered)
+    done = run_warm(["-e", "score", *given], tmp_path, MLFLOW_TRACKING_URI=registered)
     assert done.returncode == 0, done.stderr
     assert "2 rows to " in done.stdout
     assert len(read(output)) == 2
@@ -89,7 +90,7 @@ def test_a_scoring_that_was_killed_leaves_no_process_goes_on_and_ends_with_the_s
     status, said = score(registered, table, tmp_path / "whole.jsonl", "score.rows=20")
     assert status == 0, said
     output, words = tmp_path / "killed.jsonl", "score.rows=20"
-    process = start(registered, table, output, words)
+    process = start(registered, table, output, words, python=sys.executable)
     answers = tmp_path / "killed.jsonl.work" / "answers"
     while len(list(answers.glob("*.parquet"))) < 3:
         assert process.poll() is None
@@ -117,7 +118,9 @@ def test_a_scoring_that_was_killed_leaves_no_process_goes_on_and_ends_with_the_s
 def test_an_interruption_does_not_wait_for_a_long_partition(registered, tmp_path, number):
     table = short_rows(tmp_path / "in.jsonl", 20_000)
     words = "score.rows=5000 score.max_tokens=100"
-    process = start(registered, table, tmp_path / "out.jsonl", words, preexec_fn=os.setsid)
+    process = start(
+        registered, table, tmp_path / "out.jsonl", words, preexec_fn=os.setsid, python=sys.executable
+    )
     while len(psutil.Process(process.pid).children(recursive=True)) < 2:  # a resource tracker, and a model
         assert process.poll() is None
         time.sleep(0.05)
@@ -149,7 +152,9 @@ def test_what_cannot_be_scored_is_refused_in_one_line(registered, tmp_path, word
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_process_that_dies_costs_its_partition_a_second_time_and_nothing_else(registered, tmp_path):
+def test_a_process_that_dies_costs_its_partition_a_second_time_and_nothing_else(
+    registered, tmp_path, warm_children
+):
     mlflow.set_tracking_uri(registered)
     work = begun(tmp_path, 60)
     gone = False
@@ -167,6 +172,7 @@ def test_a_process_that_dies_costs_its_partition_a_second_time_and_nothing_else(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("java")
 @pytest.mark.parametrize("words", ["", SPARK])
 def test_the_row_at_which_a_process_dies_is_an_error_in_its_row(registered, deadly, tmp_path, words):
     table, output = short_rows(tmp_path / "in.jsonl", 40), tmp_path / "out.jsonl"
@@ -207,7 +213,7 @@ def begun(tmp_path, count):
 
 
 def test_a_second_process_that_cannot_load_the_model_ends_the_job_and_not_its_rows(
-    registered, tmp_path, monkeypatch
+    registered, tmp_path, monkeypatch, warm_children
 ):
     folder = tmp_path / "model"
     mlflow.set_tracking_uri(registered)

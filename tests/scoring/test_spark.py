@@ -1,7 +1,7 @@
 """Apache Spark answers the same rows with the same results, whatever happens to its executors."""
 
 import json
-import shutil
+import sys
 import threading
 import time
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.scoring.conftest import SPARK, broken_rows, read, score, short_rows, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("java")]
 
 
 def test_spark_gives_the_rows_of_the_embedded_engine_broken_ones_too(registered, tmp_path):
@@ -25,11 +25,6 @@ def test_spark_gives_the_rows_of_the_embedded_engine_broken_ones_too(registered,
     assert (tmp_path / "here.jsonl").read_text() == (tmp_path / "spark.jsonl").read_text()
 
 
-@pytest.fixture(autouse=True)
-def java():
-    assert shutil.which("java"), "Spark needs Java: apt-get install default-jre-headless"
-
-
 def executors(process):
     found = psutil.Process(process.pid).children(recursive=True)
     living = [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
@@ -40,7 +35,8 @@ def test_ten_thousand_rows_over_two_executors_with_one_killed_on_the_way(registe
     table = short_rows(tmp_path / "in.jsonl", 10_000)
     status, said = score(registered, table, tmp_path / "here.jsonl", "score.rows=500")
     assert status == 0, said
-    process = start(registered, table, tmp_path / "spark.jsonl", f"score.rows=500 {SPARK}")
+    words = f"score.rows=500 {SPARK}"
+    process = start(registered, table, tmp_path / "spark.jsonl", words, python=sys.executable)
     said = []
     reader = threading.Thread(target=lambda: said.append(process.communicate()[0]))
     reader.start()

@@ -1,16 +1,16 @@
-"""Debian's Chromium for tests of pages, whichever server serves them.
+"""A Chromium for tests of pages, whichever server serves them; tests/pages.py leaves them out where there is none.
 
 A test module takes the fixture by `browser = tests.serving.browser.browser`. It lives as long as its module:
 a thread holds one Playwright at a time.
 """
 
-import shutil
 from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import sync_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+from tools import chromium
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -24,18 +24,10 @@ DENIED = "Failed to load resource"
 """How Chromium's console begins its line about an answer of 4xx or 5xx, or about none."""
 
 
-def find_chromium():
-    """The path of a Chromium; without one the test fails, for a page that nobody opened is not tested."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if not found:
-        pytest.fail("no chromium on PATH: apt-get install chromium", pytrace=False)
-    return found
-
-
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium."""
-    path = find_chromium()
+    path = chromium.find()
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield started

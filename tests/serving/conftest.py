@@ -25,6 +25,14 @@ def wait_for(found, seconds=15.0):
     raise AssertionError(f"not so after {seconds} seconds")
 
 
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process that is nobody's child any more has ended; whoever inherited it may be slow to bury it."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Front:
     """A running front, as a client sees it."""
 
@@ -95,10 +103,13 @@ class Front:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        _, alive = psutil.wait_procs(self.children, 5)
-        for child in alive:
-            child.kill()
-        assert not alive, "a worker outlived its front"
+        try:
+            wait_for(lambda: all(map(has_ended, self.children)), 5)
+        except AssertionError:
+            for child in self.children:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            pytest.fail("a worker outlived its front")
 
 
 @pytest.fixture

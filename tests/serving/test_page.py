@@ -276,9 +276,3 @@ def test_the_policy_lets_nothing_run_but_the_page_itself(page):
     page.evaluate("document.body.insertAdjacentHTML('beforeend', `<img src=x onerror='document.title=1'>`)")
     wait_for(lambda: page.evaluate("1") and any("Content Security Policy" in one for one in page.complaints))
     assert page.title() == "smollm2-135m"
-
-
-def test_without_chromium_the_tests_fail_and_say_what_to_install(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"):
-        browsing.find_chromium()

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.serving.conftest import wait_for
+from tests.serving.conftest import has_ended, wait_for
 from tests.serving.test_requests import shaped
 
 
@@ -25,7 +25,10 @@ def in_background(work):
 
 
 def gone(pid):
-    return lambda: not psutil.pid_exists(pid)
+    def ended():
+        return not psutil.pid_exists(pid) or has_ended(psutil.Process(pid))
+
+    return ended
 
 
 def test_health_answers_while_the_model_loads_and_requests_are_told_to_wait(make_front):

@@ -3,16 +3,20 @@
 import json
 import shutil
 
+import mlflow
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
 from slmflow.compose import compose
 from slmflow.config import AdapterConfig
 from slmflow.errors import SlmflowError
 from slmflow.files import digests_under
+from slmflow.packaging.pipeline_model import log_pipeline_model
 from slmflow.quality.reference import reference_logits
 from slmflow.sources.adapter import CONFIG, WEIGHTS, merge, take
+from slmflow.sources.identity import adapter_identity
 
 NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
 PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "target_modules": ["q_proj"]}
@@ -150,10 +154,80 @@ def test_an_adapter_is_taken_from_a_folder_and_one_without_weights_refused(adapt
         take(AdapterConfig(path=str(folder)), tmp_path / "again")
 
 
+def merged(model, taken, folder):
+    merge(model, taken.folder, folder)
+    return load_file(folder / "model.safetensors")
+
+
+def test_an_adapter_among_a_runs_artifacts_is_taken(model, adapter, store, tmp_path):
+    folder = adapter()
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(folder), "lora")
+    uri = f"runs:/{run.info.run_id}/lora"
+    taken = take(AdapterConfig(uri=uri), tmp_path / "taken")
+    assert digests_under(taken.folder) == digests_under(folder)
+    assert adapter_identity(AdapterConfig(uri=uri)).content == {"adapter.uri": uri}
+
+
+def test_an_adapter_that_was_trained_and_logged_with_mlflow_is_merged_as_peft_merges_it(
+    model, store, tmp_path
+):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(model)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    trained = get_peft_model(base, config)
+    for name, weight in trained.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    with mlflow.start_run():
+        logged = mlflow.transformers.log_model(
+            {"model": trained, "tokenizer": AutoTokenizer.from_pretrained(model)},
+            name="adapted",
+            task="text-generation",
+            registered_model_name="adapted",
+            pip_requirements=["peft"],
+        )
+    MlflowClient().set_registered_model_alias("adapted", "best", "1")
+    expected = trained.merge_and_unload().state_dict()
+    for uri in (f"models:/{logged.model_id}", "models:/adapted@best"):
+        place = tmp_path / uri.replace("/", "-")
+        found = merged(model, take(AdapterConfig(uri=uri), place / "taken"), place / "merged")
+        assert not torch.equal(
+            found[f"{NAMES[0]}.weight"], load_file(model / "model.safetensors")[f"{NAMES[0]}.weight"]
+        )
+        for name, weight in found.items():
+            torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-5)
+    identity = adapter_identity(AdapterConfig(uri="models:/adapted@best"))
+    assert identity.pins == ["model.adapter.uri=models:/adapted/1"]
+
+
+def test_a_logged_model_without_an_adapter_is_no_adapter(tiny, store, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    with mlflow.start_run():
+        model_id = log_pipeline_model(tiny, "tiny", tmp_path / "scratch", {"source": "test"})
+    with pytest.raises(
+        SlmflowError, match="is a model without an adapter of its own; as a model it is model="
+    ):
+        take(AdapterConfig(uri=f"models:/{model_id}"), tmp_path / "taken")
+
+
+@pytest.mark.parametrize("uri", ["runs:/0123456789abcdef/x", "models:/missing/1", "s3://bucket/x"])
+def test_an_adapter_that_is_not_there_is_named(store, tmp_path, uri):
+    with pytest.raises(SlmflowError, match=f"model.adapter.uri={uri}"):
+        take(AdapterConfig(uri=uri), tmp_path / "taken")
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ("model.adapter.repo=a/b model.adapter.path=/c", "give a repo or a path, not both"),
+        ("model.adapter.repo=a/b model.adapter.path=/c", "model.adapter: give one of repo, path and uri"),
+        (
+            "model.adapter.uri=runs:/a/b model.adapter.path=/c",
+            "model.adapter: give one of repo, path and uri",
+        ),
         ("model.adapter.path=here", r"model\.adapter\.path=here: must be an absolute path"),
         ("model.adapter.path=/c export=prebuilt", "merged into weights: export=prebuilt has none"),
         ("model.adapter.rep=a/b", r"did you mean model\.adapter\.repo\?"),

@@ -153,11 +153,27 @@ def test_a_repository_without_model_files_is_refused():
 
 def test_of_several_gguf_files_one_must_be_named():
     names = ["config.json", "a-q4.gguf", "a-q8.gguf"]
-    with pytest.raises(SlmflowError, match=r"has 2 GGUF files: name one, model\.source\.file=a-q4\.gguf"):
+    with pytest.raises(
+        SlmflowError,
+        match=r"has 2 GGUF files, a-q4\.gguf, a-q8\.gguf: name one, such as -P model=x:a-q4\.gguf",
+    ):
         wanted(names, HubSource(repo="x"), "hub:x")
     assert wanted(names, HubSource(repo="x", file="a-q8.gguf"), "hub:x") == ["a-q8.gguf"]
     with pytest.raises(SlmflowError, match="is not in the repository"):
         wanted(names, HubSource(repo="x", file="b.gguf"), "hub:x")
+
+
+def test_a_gguf_file_is_named_by_its_quantisation():
+    names = ["model.safetensors", "a-q4_k_m.gguf", "a-Q4_K_S.gguf", "sub/a-Q8_0.gguf", "b-Q8_0.gguf"]
+    assert wanted(names, HubSource(repo="x", file="*Q4_K_M.gguf"), "hub:x") == ["a-q4_k_m.gguf"]
+    with pytest.raises(
+        SlmflowError, match=r"file=\*Q8_0\.gguf fits 2 files; GGUF files there: sub/a-Q8_0\.gguf, b-"
+    ):
+        wanted(names, HubSource(repo="x", file="*Q8_0.gguf"), "hub:x")
+    with pytest.raises(
+        SlmflowError, match=r"file=\*Q2_K\.gguf is not in the repository; GGUF files there: a-Q4_K_S"
+    ):
+        wanted(names, HubSource(repo="x", file="*Q2_K.gguf"), "hub:x")
 
 
 def test_libraries_scripts_and_second_copies_of_the_weights_are_never_taken():

@@ -8,14 +8,14 @@ from mlflow import MlflowClient
 
 from slmflow.files import write_json
 from slmflow.workflow.outputs import INDEX, INDEX_TAG, build_index, index_digest, publish
-from slmflow.workflow.plan import FINGERPRINT, KIND_TAG, NODE_TAG, STEP_TAG, key_tags, upstream_tag
+from slmflow.workflow.tags import FINGERPRINT, KIND_TAG, NODE_TAG, STEP_TAG, key_tags, upstream_tag
 
 
-def finished(step, files, *, key=None, upstream=None, keys=None, config=None, nested=False):
+def finished(step, files, *, key=None, upstream=None, keys=None, config=None, identity=None, nested=False):
     """A finished step's run with these files (name to text) as its indexed outputs.
 
     `upstream` is parameter to run id, `keys` parameter to the key that the upstream had, `config` what
-    the step was configured with.
+    the step was configured with, `identity` what names in it led to.
     """
     with mlflow.start_run(run_name=step, nested=nested) as active, TemporaryDirectory() as folder:
         staged = Path(folder) / "staged"
@@ -23,7 +23,8 @@ def finished(step, files, *, key=None, upstream=None, keys=None, config=None, ne
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).write_text(text)
         staged.mkdir(exist_ok=True)
-        write_json(staged / FINGERPRINT, {"config": config or {}, "upstream": keys or {}})
+        ingredients = {"config": config or {}, "upstream": keys or {}, "identity": identity or {}}
+        write_json(staged / FINGERPRINT, ingredients)
         published = publish(staged, active.info.artifact_uri)
         index = build_index(published, active.info.artifact_uri, None)
         mlflow.log_artifact(str(write_json(Path(folder) / INDEX, index)))

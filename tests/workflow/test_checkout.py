@@ -44,6 +44,30 @@ def test_a_folder_that_is_no_checkout_has_no_commit(tmp_path, clone):
     assert state(clone / "inside").commit is None, "a copy below another repository"
 
 
+def test_a_folder_that_git_tracks_below_a_repository_is_its_commit_and_only_its_own_changes(clone, tmp_path):
+    project = clone / "models" / "slm flow"
+    project.mkdir(parents=True)
+    (project / "code.py").write_text("a = 1\n")
+    for words in (("add", "-A"), ("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "second")):
+        assert git(*words, folder=clone).returncode == 0
+    head = git("rev-parse", "HEAD", folder=clone).stdout.decode().strip()
+    (clone / "code.py").write_text("another project's\n")
+    found = state(project)
+    assert (found.commit, found.dirty, found.below) == (head, False, "models/slm flow/")
+    (project / "code.py").write_text("a = 2\n")
+    (project / "new.py").write_text("b = 1\n")
+    found = state(project)
+    assert found.dirty
+    again = tmp_path / "again"
+    assert git("clone", "-q", str(clone), str(again), folder=tmp_path).returncode == 0
+    (tmp_path / "patch").write_bytes(found.patch)
+    applied = git("apply", f"--directory={found.below}", str(tmp_path / "patch"), folder=again)
+    assert applied.returncode == 0, applied.stderr
+    assert (again / found.below / "code.py").read_text() == "a = 2\n"
+    assert (again / found.below / "new.py").read_text() == "b = 1\n"
+    assert (again / "code.py").read_text() == "a = 1\n"
+
+
 def test_a_patch_builds_changed_new_and_deleted_files_again(clone, tmp_path):
     (clone / "more.py").write_text("x\n")
     assert git("add", "more.py", folder=clone).returncode == 0

@@ -4,6 +4,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from driver import graph
 from slmflow.errors import SlmflowError
 from slmflow.sweep import variants
 from slmflow.workflow import driver as driver_module
@@ -75,7 +76,8 @@ def drive_fetch(store, monkeypatch):
     def run(backend, **tags):
         monkeypatch.setattr(driver_module, "backend_of", lambda config: backend)
         with mlflow.start_run(tags=tags) as parent:
-            drive("fetch", variants("tiny_phi3", "", "+experiment=tiny"), {"model": "tiny_phi3"}, parent)
+            chosen = variants("tiny_phi3", "", "+experiment=tiny")
+            drive("fetch", chosen, {"model": "tiny_phi3"}, parent, graph)
 
     return run
 

@@ -60,6 +60,9 @@ def test_both_readers_of_an_embedded_store_say_the_same(filled):
     assert direct.alias("m", "champion") == client.alias("m", "champion") == "3"
     assert direct.alias("m", "none") is client.alias("m", "none") is None
     assert direct.alias("none", "champion") is client.alias("none", "champion") is None
+    MlflowClient().set_model_version_tag("m", "2", "evaluate_run", "abc")
+    for version, key, value in (("2", "evaluate_run", "abc"), ("3", "evaluate_run", None), ("9", "x", None)):
+        assert direct.version_tag("m", version, key) == client.version_tag("m", version, key) == value
 
 
 def test_a_store_of_another_schema_is_left_to_mlflows_client(store, monkeypatch):

@@ -1,8 +1,11 @@
 """Fidelity belongs to content and what it is compared with, cost to content and machine."""
 
+from dataclasses import replace
+
 import pytest
 
 from slmflow.workflow import parts
+from slmflow.workflow.asked import Ask
 from slmflow.workflow.parts import part_keys
 
 INGREDIENTS = {
@@ -30,12 +33,15 @@ def here(monkeypatch):
 
 
 REFERENCE = {"fidelity": "r", "tasks": "s"}
+ASK = Ask(minutes=1.0, tokens=340, windows=2, items=151, whole=None, order=())
 
 
-def changed(ingredients=INGREDIENTS, logged=LOGGED, reference=REFERENCE):
+def changed(ingredients=INGREDIENTS, logged=LOGGED, reference=REFERENCE, ask=ASK):
     """The parts whose keys differ from the plain ones."""
-    plain = part_keys(INGREDIENTS, LOGGED, REFERENCE)
-    return {part for part, key in part_keys(ingredients, logged, reference).items() if key != plain[part]}
+    plain = part_keys(INGREDIENTS, LOGGED, REFERENCE, ASK)
+    return {
+        part for part, key in part_keys(ingredients, logged, reference, ask).items() if key != plain[part]
+    }
 
 
 def config(**values):
@@ -64,8 +70,53 @@ def test_a_part_is_measured_anew_for_what_it_depends_on_only(ingredients, logged
 
 
 def test_another_machine_measures_cost_anew_and_fidelity_not(monkeypatch):
-    before = part_keys(INGREDIENTS, LOGGED, REFERENCE)
+    before = part_keys(INGREDIENTS, LOGGED, REFERENCE, ASK)
     monkeypatch.setattr(parts, "machine", lambda: {**MACHINE, "cpu": "two"})
-    after = part_keys(INGREDIENTS, LOGGED, REFERENCE)
+    after = part_keys(INGREDIENTS, LOGGED, REFERENCE, ASK)
     assert (before["fidelity"], before["cost"]) != (after["fidelity"], after["cost"])
     assert before["fidelity"] == after["fidelity"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"tokens": 700, "windows": 3, "items": 250}, set()),
+        ({"minutes": 2.0}, {"fidelity", "tasks"}),
+        ({"minutes": None}, {"fidelity", "tasks"}),
+        ({"windows_again": 5}, {"fidelity"}),
+        ({"items_again": 151}, {"tasks"}),
+        ({"of": "run x"}, set()),
+    ],
+)
+def test_what_decides_how_much_is_asked_is_in_the_keys_and_the_gates_limits_are_not(changes, expected):
+    assert changed(ask=replace(ASK, **changes)) == expected
+
+
+def test_minutes_do_not_matter_where_the_number_was_decided_before():
+    again = replace(ASK, windows_again=3, items_again=200)
+    longer = replace(again, minutes=9.0)
+    assert part_keys(INGREDIENTS, LOGGED, REFERENCE, again) == part_keys(
+        INGREDIENTS, LOGGED, REFERENCE, longer
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "part", "evaluation", "enough"),
+    [
+        ({}, "fidelity", {"asked": {"windows": 2, "of_windows": 5}}, True),
+        ({"windows": 3}, "fidelity", {"asked": {"windows": 2, "of_windows": 5}}, False),
+        ({"windows": 3}, "fidelity", {"asked": {"windows": 2, "of_windows": 2}}, True),
+        ({"windows": float("inf")}, "fidelity", {"asked": {"windows": 4, "of_windows": 5}}, False),
+        ({}, "tasks", {"asked": {"items": 151, "of_items": 250}}, True),
+        ({"items": 224}, "tasks", {"asked": {"items": 151, "of_items": 250}}, False),
+        ({"minutes": None}, "tasks", {"asked": {"items": 151, "of_items": 250}}, False),
+        ({"minutes": None}, "tasks", {"asked": {"items": 250, "of_items": 250}}, True),
+        ({"items_again": 200}, "tasks", {"asked": {"items": 151, "of_items": 250}}, False),
+        ({}, "cost", {"cost": {"others_before": 0.1}, "machine": {"threads": "2", "cores": "2"}}, True),
+        ({}, "cost", {"cost": {"others_after": 1.1}, "machine": {"threads": "2", "cores": "2"}}, False),
+    ],
+)
+def test_a_part_is_taken_over_where_it_asked_enough_and_speed_where_the_machine_was_quiet(
+    changes, part, evaluation, enough
+):
+    assert parts._suffices(part, evaluation, replace(ASK, **changes)) is enough

@@ -7,14 +7,16 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from driver import graph
 from slmflow.compose import compose
 from slmflow.config import Promote
 from slmflow.registry.aliases import promote, roll_back, standing
 from slmflow.sweep import variants
 from slmflow.workflow import promotion
 from slmflow.workflow.conclusion import compared, promote_all
+from slmflow.workflow.item import State
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.plan import State, make_plan
+from slmflow.workflow.plan import make_plan
 from slmflow.workflow.promotion import Recommended, promote_recommended
 from slmflow.workflow.report import finish
 from tests.comparison.made import evaluation
@@ -78,9 +80,7 @@ def items(store, monkeypatch):
     """The plan of a sweep of three exports, done by hand: a run and a version each."""
     monkeypatch.setattr(promotion, "is_intact", whole)
     client = MlflowClient()
-    plan = make_plan(
-        "register", variants("tiny_phi3", "", "-m export=fp32_cpu,int8_cpu,int4_cpu"), open_store("0")
-    )
+    plan = make_plan("register", variants("tiny_phi3", "fp32_cpu,int8_cpu,int4_cpu"), open_store("0"), graph)
     for name in (NAME.replace("tiny", "tiny-phi3"), "tiny-phi3-pipeline"):
         client.create_registered_model(name)
         client.create_model_version(name, source="s3://nowhere/before")

@@ -3,17 +3,18 @@
 import os
 import re
 import subprocess
-import sys
 import threading
 import time
 
 import httpx
 import mlflow
+import psutil
 import pytest
 
 from slmflow.config import PackageConfig
 from slmflow.packaging.onnx_model import log_onnx_model
 from slmflow.packaging.pipeline_model import log_pipeline_model
+from tests import warm
 from tests.conftest import ROOT, make_store, store_uri
 
 CHAT = [{"role": "user", "content": "Hello"}]
@@ -22,8 +23,8 @@ CHAT = [{"role": "user", "content": "Hello"}]
 class Live:
     """A server of a registered model, ended by `stop`."""
 
-    def __init__(self, folder, uri, *words):
-        command = [sys.executable, "-m", "slmflow.serving", f"model_uri={uri}", "port=0", *words]
+    def __init__(self, folder, uri, *words, python=None):
+        command = [python or warm.python(), "-m", "slmflow.serving", f"model_uri={uri}", "port=0", *words]
         self.errors = (folder / "server.err").open("w+")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": store_uri(folder)}
         self.process = subprocess.Popen(
@@ -46,6 +47,10 @@ class Live:
         self.errors.flush()
         self.errors.seek(0)
         return self.errors.read()
+
+    def workers(self):
+        """The processes that hold the model."""
+        return psutil.Process(warm.fork_of(self.process.pid)).children()
 
     def ask(self, path="/v1/chat/completions", **body):
         """POST a body; the response."""

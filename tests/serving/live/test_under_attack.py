@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 
-import psutil
 import pytest
 
 CHAT = [{"role": "user", "content": "Hello"}]
@@ -136,7 +135,7 @@ def test_a_client_that_vanishes_stops_the_work(live):
 
 
 def test_a_killed_worker_is_replaced_and_its_requests_are_told(live):
-    workers = psutil.Process(live.process.pid).children()
+    workers = live.workers()
     assert len(workers) == 1
     answers = []
 

@@ -1,10 +1,13 @@
 """Many at once: the right answer to each, and no memory that grows."""
 
 import random
+import sys
 import threading
 
 import psutil
 import pytest
+
+from tests.serving.live.conftest import Live
 
 
 def mixed_bodies(count, seed=0):
@@ -68,7 +71,17 @@ def test_in_a_batch_no_request_holds_anothers_text(live):
 
 
 @pytest.mark.slow
-def test_two_thousand_requests_leave_no_memory_behind(live):
+@pytest.mark.parametrize("engine", ["generate", "continuous"])
+def test_two_thousand_requests_leave_no_memory_behind(served_store, engine):
+    """In a server whose memory is all its own."""
+    live = Live(served_store, "models:/tiny-onnx@champion", f"engine={engine}", python=sys.executable)
+    try:
+        grows_by_less_than_a_twentieth(live)
+    finally:
+        live.stop()
+
+
+def grows_by_less_than_a_twentieth(live):
     worker = psutil.Process(live.process.pid).children()[0]
     at_once(live, list(mixed_bodies(400, seed=1)))
     before = worker.memory_info().rss, psutil.Process(live.process.pid).memory_info().rss
