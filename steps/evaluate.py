@@ -177,7 +177,7 @@ def _measure(
         asked |= settle(Measurement(candidate, text, journals, times, spent, is_pipeline), ask, config)
     measured: dict[str, Any] = {}
     if "fidelity" in keys:
-        first, journal = text[: asked["windows"]], journals.get("fidelity")
+        first, journal = [text[place] for place in asked.get("places", [])], journals.get("fidelity")
         measured["fidelity"] = _fidelity(context, candidate, first, logged, journal) if journal else None
     if "tasks" in keys:
         measured["tasks"] = _tasks(context, candidate, model_id, ask, asked["items"], journals["tasks"])
@@ -206,7 +206,7 @@ def _fidelity(
 
     if logged["candidate"] == "pipeline":
         fetch = runs.upstream_of(context.upstream["logged_run"], "fetch_run")
-        place = journal.logprobs(len(windows))
+        place = journal.logprobs(digest_of(windows))
         logs = reference.scored_logprobs(runs.huggingface(fetch), windows, place)
         figures, found = measure_fidelity(candidate, windows, Reference(logs, []), journal)
         greedy = greedy_answers(candidate, windows)
@@ -215,7 +215,7 @@ def _fidelity(
         folder = runs.artifact(context.upstream["reference_run"], "reference")
         expected = reference.read(folder, windows, logged["reference_digest"])
         figures, found = measure_fidelity(candidate, windows, expected, journal)
-    write_json(context.outputs / "windows.json", window_rows(found))
+    write_json(context.outputs / "windows.json", window_rows(windows, found))
     return {**figures, "windows_digest": digest_of(windows)}
 
 

@@ -53,7 +53,7 @@ class Measurement:
 
 
 def settle(measurement: Measurement, ask: Ask, config: EvaluateConfig) -> dict[str, Any]:
-    """How many windows and items are asked, of how many, by the parts that are to be measured.
+    """How many windows and items are asked, of how many, and which windows; of the parts to be measured.
 
     Says it, and what of it takes longer than it may, or is less than it should be. What an interrupted
     evaluation began is asked again.
@@ -68,6 +68,7 @@ def settle(measurement: Measurement, ask: Ask, config: EvaluateConfig) -> dict[s
         if part not in journals or (begun is not None and low <= begun <= high):
             low = high = begun or 0
         ranges.append((low, high))
+    ordered = ask.windows_in_order(text, config.windows)
     bounds = [Amount(*numbers) for numbers in zip(*ranges, strict=True)]
     own, other = _costs(measurement, ask, config)
     amount, _ = decide(bounds[0], bounds[1], ask.minutes, lambda one: max(own(one), other(one)))
@@ -76,11 +77,13 @@ def settle(measurement: Measurement, ask: Ask, config: EvaluateConfig) -> dict[s
         if part in journals:
             asked |= {name: getattr(amount, name), f"of_{name}": getattr(there, name)}
             journals[part].decide(asked[name])
+    if "windows" in asked:
+        asked["places"] = sorted(window.number for window in ordered[: amount.windows])
     if not ask.of and ask.minutes is not None:
         said = [*said, *_too_short(ask, own(amount), other(amount))]
     for line in said:
         print(f"  {line}", flush=True)
-    tokens = sum(len(window.targets) for window in text[: amount.windows])
+    tokens = sum(len(window.targets) for window in ordered[: amount.windows])
     what = f"{tokens:,} scored tokens and {amount.items} of {there.items} items"
     print(f"  asks {what}, {ask.why}: some {own(amount):.0f} s in all", flush=True)
     return asked
