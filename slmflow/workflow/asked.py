@@ -99,7 +99,7 @@ class Ask:
             return "as the champion was asked and the gate's margins need"
         if self.minutes is None:
             return "all that there is"
-        return f"by the gate's margins and evaluate.minutes={self.minutes:g}"
+        return f"as evaluate.minutes={self.minutes:g} allows and the gate's margins need"
 
     def first(self, count: int) -> Items:
         """The first items that are asked, in the order of the set."""
