@@ -94,7 +94,7 @@ def _too_short(ask: Ask, own: float, other: float) -> list[str]:
     assert ask.minutes is not None
     limit = f"evaluate.minutes={ask.minutes:g} is too short"
     if own > 60 * ask.minutes:
-        return [f"{limit} for what is asked {ask.why}: it takes some {own / 60:.1f} minutes"]
+        return [f"{limit} for what has to be asked: it takes some {own / 60:.1f} minutes"]
     if other > 60 * ask.minutes:
         return [f"{limit} for slower candidates, which are asked the same: some {other / 60:.1f} minutes"]
     return []

@@ -17,14 +17,14 @@ from mlflow.exceptions import MlflowException
 
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json
-from slmflow.quality.alike import same_source
+from slmflow.quality.alike import finite, same_source
 from slmflow.quality.amount import Amount
 from slmflow.quality.items import Items, read_items
 from slmflow.quality.order import nested
 from slmflow.quality.windows import digest_of, spread
 from slmflow.registry.aliases import standing
 from slmflow.registry.names import registered_name
-from slmflow.registry.needed import tokens_needed
+from slmflow.registry.needed import FLIPS, items_needed, tokens_needed
 from slmflow.tracking import raise_problem
 from slmflow.workflow import runs
 from slmflow.workflow.enough import ASKED_TAG, needed
@@ -99,7 +99,7 @@ class Ask:
             return "as the champion was asked and the gate's margins need"
         if self.minutes is None:
             return "all that there is"
-        return f"by the gate's margins and evaluate.minutes={self.minutes:g}"
+        return f"as evaluate.minutes={self.minutes:g} allows and the gate's margins need"
 
     def first(self, count: int) -> Items:
         """The first items that are asked, in the order of the set."""
@@ -180,7 +180,17 @@ def ask_of(context: Context, logged: dict[str, Any]) -> Ask:
         return _again(ask, context.upstream["reference_run"])
     if config.like:
         return _again(ask, _like(config.like, context, logged))
-    return replace(ask, champions=tuple(_champions(context)))
+    champions = tuple(_champions(context))
+    seen = 2 * max((_flips_of(champion) for champion in champions), default=0.0)
+    kinds = [item.kind for item in order]
+    # A candidate that flips as much as the champion may differ from it on twice as many items.
+    items = items_needed(kinds, gate.max_task_score_decrease, dict.fromkeys(kinds, max(FLIPS, seen)))
+    return replace(ask, champions=champions, items=items)
+
+
+def _flips_of(champion: Champion) -> float:
+    """The share of items on which a champion differs from its pipeline; 0 where that is not known."""
+    return finite((champion.evaluation.get("tasks") or {}).get("flips")) or 0.0
 
 
 def _again(ask: Ask, run: Run | None) -> Ask:

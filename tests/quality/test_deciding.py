@@ -45,7 +45,7 @@ def test_a_fast_machine_asks_all_and_a_slow_one_what_the_gate_needs_and_says_so(
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1
     assert re.fullmatch(
-        r"  asks 1,275 scored tokens and 250 of 250 items, by the gate's margins and evaluate.minutes=1: some \d+ s in all",
+        r"  asks 1,275 scored tokens and 250 of 250 items, as evaluate.minutes=1 allows and the gate's margins need: some \d+ s in all",
         said[0],
     )
     for part in ("fidelity", "tasks"):
@@ -59,7 +59,7 @@ def test_a_fast_machine_asks_all_and_a_slow_one_what_the_gate_needs_and_says_so(
     }
     short, asks = capsys.readouterr().out.splitlines()
     assert re.match(
-        r"  evaluate.minutes=1 is too short for what is asked .*: it takes some [\d.]+ minutes", short
+        r"  evaluate.minutes=1 is too short for what has to be asked: it takes some [\d.]+ minutes", short
     )
     assert asks.startswith("  asks 510 scored tokens and 151 of 250 items")
 

@@ -201,6 +201,17 @@ def test_a_run_to_ask_like_that_is_none_is_refused_in_one_line(store):
         ask_of(context(like=finished("fetch", {}).info.run_id), logged())
 
 
+@pytest.mark.parametrize(
+    ("flips", "items"), [(None, 151), (0.03, 151), (0.05, 151), (0.075, 224), (0.2, math.inf)]
+)
+def test_a_champion_that_was_seen_to_flip_more_needs_more_items(store, monkeypatch, flips, items):
+    """Twice its own flips where that is more than a tenth; at 0.4 even all items show no margin of 0.05."""
+    monkeypatch.setattr(
+        asked, "_champions", lambda context: [champion(digest="part", set=SET.digest, flips=flips)]
+    )
+    assert ask_of(context(), logged()).items == items
+
+
 def test_the_champions_of_both_names_are_looked_up_in_the_registry(store, monkeypatch):
     monkeypatch.setattr(evidence, "is_intact", whole)
     client = MlflowClient()
