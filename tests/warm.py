@@ -115,10 +115,18 @@ class Server:
         os._exit(0)
 
     def accept(self, _: int) -> None:
-        """Fork for a launcher."""
+        """Fork for a launcher, unless it is killed meanwhile."""
         launcher, _ = self.listening.accept()
+        with contextlib.suppress(OSError):
+            self.fork_for(launcher)
+
+    def fork_for(self, launcher: socket.socket) -> None:
+        """Fork, tell the launcher of whom, and look after both."""
         head, files, _, _ = socket.recv_fds(launcher, 8, 250)
         request = launcher.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)
+        if not request:
+            launcher.close()
+            return
         pid = os.fork()
         if pid == 0:
             self.listening.close()
@@ -135,11 +143,11 @@ class Server:
             os.setpgid(pid, pid)
         credentials = launcher.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         Path(self.program).with_name(str(struct.unpack("3i", credentials)[0])).write_text(str(pid))
-        launcher.sendall(pid.to_bytes(8, "big"))
         pidfd = os.pidfd_open(pid)
         self.forks[pidfd] = pid, launcher
         self.selector.register(pidfd, selectors.EVENT_READ, self.reap)
         self.selector.register(launcher, selectors.EVENT_READ, lambda _: self.gone(pidfd))
+        launcher.sendall(pid.to_bytes(8, "big"))
 
     def reap(self, pidfd: int) -> None:
         """A fork has ended: tell its launcher."""
@@ -155,6 +163,8 @@ class Server:
 
     def gone(self, pidfd: int) -> None:
         """A launcher was killed: so is its fork."""
+        if pidfd not in self.forks:  # it has ended in the same moment
+            return
         pid, launcher = self.forks[pidfd]
         self.selector.unregister(launcher)
         kill(pid)

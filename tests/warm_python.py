@@ -17,7 +17,9 @@ def main(words):
     how, what = [*words, "", ""][:2]
     known = how == "-m" and f"{what}.".startswith(tuple(settings["modules"]))
     if (known or (how == "-c" and what.startswith(settings["spawn"]))) and variables == settings["variables"]:
-        end_as(stand_for(words, settings["server"]))
+        with contextlib.suppress(ConnectionRefusedError):  # the server has ended: a cold start is right too
+            end_as(stand_for(words, settings["server"]))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
     os.execv(settings["python"], [settings["python"], *words])
 
 

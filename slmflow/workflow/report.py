@@ -189,10 +189,11 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     from rich.table import Table
 
     table = Table(*COLUMNS)
+    table.columns[-1].no_wrap = True  # what people paste
     for row in rows:
         table.add_row(*row)
     # Without a terminal the width is a guess that would wrap the names.
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:
