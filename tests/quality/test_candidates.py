@@ -1,5 +1,8 @@
 """The two packaged models behind one face, with the tiny real models."""
 
+import json
+import shutil
+
 import mlflow
 import numpy as np
 import pytest
@@ -103,3 +106,29 @@ def test_positions_that_are_decoded_one_by_one_are_what_a_whole_pass_gives(candi
     assert decoded.shape == (len(ids) - 100, candidate.logprobs(ids).shape[1])
     np.testing.assert_allclose(decoded, candidate.logprobs(ids)[100:], atol=2e-4)
     assert np.array_equal(decoded, candidate.decode_logprobs(ids, 100))
+
+
+@pytest.mark.parametrize(("architecture", "window"), [("llama", 0), ("qwen3", 0), ("gemma3", 64)])
+def test_a_pipeline_of_every_architecture_answers_together_as_alone(
+    make_model, store, tmp_path, architecture, window
+):
+    """Some of Gemma's layers see a window of the text only, here one that is shorter than the contexts."""
+    folder = tmp_path / "model"
+    shutil.copytree(make_model(f"model.source.architecture={architecture}"), folder)
+    if window:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"sliding_window": window}))
+    with mlflow.start_run():
+        model_id = log_pipeline_model(folder, "tiny", tmp_path / "scratch", {})
+    made = load("pipeline", f"models:/{model_id}")
+    asked = prompts(made)
+    together = made.answers(asked, LONG)
+    assert together == [made.answers([ids], [new])[0] for ids, new in zip(asked, LONG, strict=True)]
+    text = list(asked[0])
+    for _ in range(LONG[0]):
+        text.append(int(made.logprobs(text)[-1].argmax()))
+    assert made.greedy(asked[0], LONG[0]) == text[len(asked[0]) :]
+    for (context, continuations), logs in zip(ASKED, made.branch_logprobs(ASKED), strict=True):
+        for ids, log in zip(continuations, logs, strict=True):
+            whole = made.logprobs(context + ids)[len(context) - 1 : -1]
+            np.testing.assert_allclose(log, whole[np.arange(len(ids)), ids], atol=2e-4)
