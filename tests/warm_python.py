@@ -13,10 +13,17 @@ RELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 def main(words):
     with open(os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "settings.json")) as file:
         settings = json.load(file)
-    variables = {name: said for name, said in os.environ.items() if name.startswith(tuple(settings["cold"]))}
+    known = settings["variables"]
+    cold = any(
+        said != known.get(name)
+        for name, said in os.environ.items()
+        if name.startswith(tuple(settings["cold"]))
+    )
     how, what = [*words, "", ""][:2]
-    known = how == "-m" and f"{what}.".startswith(tuple(settings["modules"]))
-    if (known or (how == "-c" and what.startswith(settings["spawn"]))) and variables == settings["variables"]:
+    module = how == "-m" and f"{what}.".startswith(tuple(settings["modules"]))
+    spawned = how == "-c" and what.startswith(settings["spawn"])
+    script = os.path.basename(how) in settings["scripts"]
+    if (module or spawned or script) and not cold:
         end_as(stand_for(words, settings["server"]))
     os.execv(settings["python"], [settings["python"], *words])
 
