@@ -1,6 +1,6 @@
 """The same work and the same proofs as a cold run, by hand: one Python process, MLflow's own `log_model`.
 
-    python -m benchmarks._by_hand <folder> model=tiny_phi3 overrides=evaluate.items=none
+    python -m benchmarks._by_hand <folder> model=tiny_phi3 "overrides=evaluate.items=none"
 
 What `benchmarks.workflow` compares the workflow with. No child runs, no keys, no index: fetch, export, prove,
 log both models, evaluate both (without task items), register both, as a notebook would, with this project's

@@ -1,7 +1,7 @@
 """The packaged models as they are served: speed of one and of many, waiting, memory, and what they need.
 
     python -m benchmarks.serving                  # nine to fifteen minutes; node and npm for a peer
-    python -m benchmarks.serving exports=int8_cpu # one of them, four to six minutes; llama=no: no peer
+    python -m benchmarks.serving exports=int8_cpu # one of them, four to seven minutes; llama=no: no peer
 
 The default model. Everything runs with as many threads as there are physical cores, through the server that
 `python -m slmflow.serving` starts; the bare loop of the same engine runs in turn with it, in this process.

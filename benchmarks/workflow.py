@@ -31,11 +31,11 @@ from slmflow.files import files_under
 from slmflow.workflow import runs
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.lookup import ClientStore, SqliteStore, Store
-from slmflow.workflow.plan import KIND_TAG, key_tag, key_tags
+from slmflow.workflow.tags import KIND_TAG, key_tag, key_tags
 
 WHOLE_RUN_SECONDS = 150.0
 """What `make run` may take beyond its installation, on 2 cores of a quiet machine."""
-NO_ITEMS = "evaluate.items=none"
+NO_ITEMS = "evaluate.items=none evaluate.minutes=null"
 EMPTY = "name: empty\nentry_points:\n  main:\n    command: 'true'\n"
 ONE_BILLION = (
     "model.source.hidden_size=2048 model.source.intermediate_size=8192 model.source.layers=16 "

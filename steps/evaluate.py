@@ -135,6 +135,7 @@ def _measure(
     """
     import psutil
 
+    from slmflow.config import GateMode
     from slmflow.quality.candidates import load
     from slmflow.quality.cost import busy, measure_speed
     from slmflow.quality.deciding import Measurement, settle
@@ -165,17 +166,19 @@ def _measure(
     prompt = ids[: config.prompt_tokens]
     times = candidate.token_times(prompt, config.new_tokens)
     peak = float(peak_resident_bytes())
-    journals = {part: Journal(key) for part, key in keys.items() if part != "cost"}
+    asked |= {} if compared else {"windows": 0, "of_windows": 0}
+    counted = ("fidelity", "tasks") if compared else ("tasks",)
+    journals = {part: Journal(key) for part, key in keys.items() if part in counted}
     context.when_indexed += [journal.close for journal in journals.values()]
     if journals:
-        for line in ask.differing(text, logged):
+        for line in ask.differing(text, logged) if context.config.gate.mode is not GateMode.off else ():
             print(f"  {line}", flush=True)
         spent, is_pipeline = time.time() - psutil.Process().create_time(), logged["candidate"] == "pipeline"
         asked |= settle(Measurement(candidate, text, journals, times, spent, is_pipeline), ask, config)
     measured: dict[str, Any] = {}
     if "fidelity" in keys:
-        first, journal = text[: asked["windows"]], journals["fidelity"]
-        measured["fidelity"] = _fidelity(context, candidate, first, logged, journal) if compared else None
+        first, journal = [text[place] for place in asked.get("places", [])], journals.get("fidelity")
+        measured["fidelity"] = _fidelity(context, candidate, first, logged, journal) if journal else None
     if "tasks" in keys:
         measured["tasks"] = _tasks(context, candidate, model_id, ask, asked["items"], journals["tasks"])
     if "cost" in keys:
@@ -203,7 +206,7 @@ def _fidelity(
 
     if logged["candidate"] == "pipeline":
         fetch = runs.upstream_of(context.upstream["logged_run"], "fetch_run")
-        place = journal.logprobs(len(windows))
+        place = journal.logprobs(digest_of(windows))
         logs = reference.scored_logprobs(runs.huggingface(fetch), windows, place)
         figures, found = measure_fidelity(candidate, windows, Reference(logs, []), journal)
         greedy = greedy_answers(candidate, windows)
@@ -212,7 +215,7 @@ def _fidelity(
         folder = runs.artifact(context.upstream["reference_run"], "reference")
         expected = reference.read(folder, windows, logged["reference_digest"])
         figures, found = measure_fidelity(candidate, windows, expected, journal)
-    write_json(context.outputs / "windows.json", window_rows(found))
+    write_json(context.outputs / "windows.json", window_rows(windows, found))
     return {**figures, "windows_digest": digest_of(windows)}
 
 

@@ -70,7 +70,9 @@ async def make_channel(folder: Path) -> None:
     files = {"pyvenv.cfg": home.encode()}
     pack(folder / subdir, "python", platform.python_version(), {}, files, links)
 
-    (wheel,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
+    # Debian keeps it elsewhere.
+    place = sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(ensurepip.__file__).parent / "_bundled"
+    (wheel,) = Path(place).glob("pip-*.whl")
     with zipfile.ZipFile(wheel) as opened:
         content = {f"site-packages/{name}": opened.read(name) for name in opened.namelist()}
     entry = {"type": "python", "entry_points": ["pip = pip._internal.cli.main:main"]}

@@ -118,10 +118,18 @@ class Server:
         os._exit(0)
 
     def accept(self, _: int) -> None:
-        """Fork for a launcher."""
+        """Fork for a launcher, unless it is killed meanwhile."""
         launcher, _ = self.listening.accept()
+        with contextlib.suppress(OSError):
+            self.fork_for(launcher)
+
+    def fork_for(self, launcher: socket.socket) -> None:
+        """Fork, tell the launcher of whom, and look after both."""
         head, files, _, _ = socket.recv_fds(launcher, 8, 250)
         request = launcher.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL)
+        if not request:
+            launcher.close()
+            return
         credentials = launcher.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         stands = struct.unpack("3i", credentials)[0]
         pid = os.fork()
@@ -139,11 +147,11 @@ class Server:
         with contextlib.suppress(PermissionError, ProcessLookupError):  # whoever of the two is first
             os.setpgid(pid, pid)
         Path(self.program).with_name(str(stands)).write_text(str(pid))
-        launcher.sendall(pid.to_bytes(8, "big"))
         pidfd = os.pidfd_open(pid)
         self.forks[pidfd] = pid, launcher, stands
         self.selector.register(pidfd, selectors.EVENT_READ, self.reap)
-        self.selector.register(launcher, selectors.EVENT_READ, lambda _: self.gone(pidfd))
+        self.selector.register(launcher, selectors.EVENT_READ, lambda _: self.gone(pidfd, pid))
+        launcher.sendall(pid.to_bytes(8, "big"))
 
     def reap(self, pidfd: int) -> None:
         """A fork has ended: tell its launcher."""
@@ -158,11 +166,12 @@ class Server:
             launcher.sendall(status.to_bytes(8, "big"))
         launcher.close()
 
-    def gone(self, pidfd: int) -> None:
-        """A launcher was killed: so is its fork."""
-        pid, launcher, _ = self.forks[pidfd]
-        self.selector.unregister(launcher)
-        kill(pid)
+    def gone(self, pidfd: int, pid: int) -> None:
+        """A launcher was killed: so is its fork, unless it has ended in the same moment."""
+        found, launcher, _ = self.forks.get(pidfd, (0, None, 0))
+        if found == pid:
+            self.selector.unregister(launcher)
+            kill(pid)
 
 
 def kill(pid: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -24,7 +25,9 @@ def main(words):
     spawned = how == "-c" and what.startswith(settings["spawn"])
     script = os.path.basename(how) in settings["scripts"]
     if (module or spawned or script) and not cold:
-        end_as(stand_for(words, settings["server"]))
+        with contextlib.suppress(ConnectionRefusedError):  # the server has ended: a cold start is right too
+            end_as(stand_for(words, settings["server"]))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
     os.execv(settings["python"], [settings["python"], *words])
 
 
@@ -54,7 +57,12 @@ def stand_for(words, address):
     for number in RELAYED:
         if number not in ignored:
             signal.signal(number, relay)
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes)  # a signal in the moment before the wait ends it as well
     signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
+    while server not in select.select([server, woken], [], [])[0]:
+        os.read(woken, 64)
     status = number_of(server)
     return signal.SIGKILL if status is None else status  # without the server no fork lives
 

@@ -7,8 +7,8 @@ uv installs (pip brings its wheel), with what pip is configured to; where uv fai
 is its CPU build: the ordinary index serves the one for CUDA, some 3 GB for a product that runs on the CPU.
 UV_* variables that are set win over all of this (UV_TORCH_BACKEND=auto: the build for this machine's GPU).
 
-`.venv/.installed` names what is whole in it. It is gone while packages change: an installation that was
-broken off is made anew, and never taken for a whole one. After one that failed, all of it is installed again.
+`.venv/.installed` names what is whole in it, and nothing while packages change: after an installation that
+was broken off or failed, all of it is installed again, and what else the user installed stays.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 5
 """How long torch's CPU index has for an answer."""
-FAILED = "{}"
+BEGUN = "{}"
 """The stamp of an environment of which nothing is known to be whole."""
 HANDED_ON = {
     "index-url": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
@@ -177,30 +177,38 @@ def alone() -> Iterator[None]:
         os.close(descriptor)
 
 
+def runs_pip(venv: Path) -> bool:
+    """Whether it is an environment, not half of one."""
+    try:
+        return (
+            subprocess.run(
+                [venv / "bin" / "python", "-m", "pip", "--version"], capture_output=True
+            ).returncode
+            == 0
+        )
+    except OSError:
+        return False
+
+
 def install(files: list[str]) -> None:
     """Bring .venv to what these requirement files pin."""
     venv = ROOT / ".venv"
     stamp = venv / ".installed"
     wanted = digests(files)
     with alone():
-        known = stamp.read_text() if stamp.is_file() and (venv / "bin" / "python").exists() else None
-        whole: dict[str, str] = json.loads(known or "{}")  # an empty one is of before this file
+        known = stamp.read_text() if stamp.is_file() and (venv / "bin" / "python").exists() else ""
+        whole: dict[str, str] = json.loads(known or "{}")
         missing = [name for name in files if whole.get(name) != wanted[name]]
         if not missing:
             return
         began = time.monotonic()
-        if known is None:
+        if not runs_pip(venv):
             say(f"making .venv with {sys.executable}")
             if status := subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)]).returncode:
                 raise SystemExit(status)
         say(f"installing what {' and '.join(missing)} pin into .venv")
-        stamp.unlink(missing_ok=True)
-        try:
-            fill(venv, missing, anew=known == FAILED)
-        except SystemExit:
-            if known is not None:
-                stamp.write_text(FAILED)  # what else the user installed stays
-            raise
+        stamp.write_text(BEGUN)
+        fill(venv, missing, anew=known == BEGUN)
         stamp.write_text(json.dumps(whole | wanted))
         say(f"installed in {time.monotonic() - began:.0f} s")
 

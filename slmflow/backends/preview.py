@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from slmflow.backends.archive import project_archive
 from slmflow.backends.submission import submission
 from slmflow.backends.workspace import check_store, code_folder, step_run
-from slmflow.workflow.plan import State, parameters_of
+from slmflow.workflow.item import State
+from slmflow.workflow.plan import parameters_of
 
 if TYPE_CHECKING:
     from slmflow.config.backend import DatabricksBackendConfig
-    from slmflow.workflow.plan import Item
+    from slmflow.workflow.item import Item
 
 
 def submissions(items: list[Item], config: DatabricksBackendConfig) -> list[dict[str, Any]]:

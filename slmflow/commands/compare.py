@@ -64,7 +64,7 @@ def evaluated(run_id: str) -> list[Run]:
     from mlflow.exceptions import MlflowException
 
     from slmflow.workflow import runs
-    from slmflow.workflow.plan import KIND_TAG, STEP_TAG
+    from slmflow.workflow.tags import KIND_TAG, STEP_TAG
 
     client = MlflowClient()
     try:

@@ -25,8 +25,8 @@ from slmflow.registry.versions import versions_of
 from slmflow.words import read_words
 from slmflow.workflow import runs
 from slmflow.workflow.command import command_run
-from slmflow.workflow.plan import KIND_TAG, STEP_TAG, upstream_tag
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import KIND_TAG, STEP_TAG, upstream_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

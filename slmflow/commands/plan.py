@@ -18,13 +18,13 @@ import os
 import sys
 
 from driver import graph
-
 from slmflow.config.backend import DatabricksBackendConfig
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.sweep import variants
 from slmflow.words import CHOICES, read_words
+from slmflow.workflow.item import State
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.plan import State, make_plan
+from slmflow.workflow.plan import make_plan
 from slmflow.workflow.steps import STEPS
 
 PARAMETERS = (*CHOICES, "step")

@@ -130,7 +130,7 @@ def _is_ours(run_id: str) -> bool:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    from slmflow.workflow.plan import KIND_TAG
+    from slmflow.workflow.tags import KIND_TAG
 
     try:
         # Not of a command: `serve` and `score` are production.

@@ -47,8 +47,8 @@ from slmflow.workflow.command import command_run
 from slmflow.workflow.enough import ASKED_TAG
 from slmflow.workflow.fingerprint import flat
 from slmflow.workflow.outputs import place_of
-from slmflow.workflow.plan import KIND_TAG, STEP_TAG
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import KIND_TAG, STEP_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -33,7 +33,7 @@ class Pace:
     rows: int = 1
     """Answers that are decoded together."""
 
-    def seconds(self, read: int, new: int) -> float:
+    def seconds(self, read: float, new: float) -> float:
         """What it takes to read a text and to decode `new` tokens after it, as one of `rows`.
 
         A pass over many rows reads the weights once, and computes each row as reading computes a token.
@@ -65,7 +65,7 @@ def _between(least: Amount, most: Amount, share: float) -> Amount:
 
 
 def costs(
-    pace: Pace, window: float, loads: Sequence[tuple[int, int]], rest: float
+    pace: Pace, window: float, loads: Sequence[tuple[float, float]], rest: float
 ) -> Callable[[Amount], float]:
     """Seconds of an amount: of each window, of each item by its tokens read and new, and of the rest."""
     sums = list(accumulate((pace.seconds(read, new) for read, new in loads), initial=0.0))

@@ -24,13 +24,15 @@ COMPARED = 1.2
 """Passes over a window, in time, that reading it and comparing it take."""
 ANSWERED = 0.6
 """Of the tokens that answers may have, those that they have, about."""
+TRACED = 0.25
+"""Seconds that a trace of an answer takes."""
 AFTERWARDS = 4.0
 """Seconds that writing, indexing and ending take."""
 TYPICAL = 128
 """Tokens of a question with its answer."""
-READS, DECODES = 1 / 3, 2.0
-"""The speed of the slowest shipped export of the default model beside the pipeline's: it reads prompts at a
-third, decodes at twice, and gains nothing by rows (`gguf_cpu` on 2 cores, docs/evaluate.md)."""
+READS, DECODES, ROWS = 0.4, 2.0, 16
+"""An export beside the pipeline: `gguf_cpu` of the default model, the slowest one shipped, reads at 0.4 to
+0.5 times and decodes at 2.4 times its speed, 16 rows at once (docs/evaluate.md)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Measurement:
 
 
 def settle(measurement: Measurement, ask: Ask, config: EvaluateConfig) -> dict[str, Any]:
-    """How many windows and items are asked, of how many, by the parts that are to be measured.
+    """How many windows and items are asked, of how many, and which windows; of the parts to be measured.
 
     Says it, and what of it takes longer than it may, or is less than it should be. What an interrupted
     evaluation began is asked again.
@@ -66,6 +68,7 @@ def settle(measurement: Measurement, ask: Ask, config: EvaluateConfig) -> dict[s
         if part not in journals or (begun is not None and low <= begun <= high):
             low = high = begun or 0
         ranges.append((low, high))
+    ordered = ask.windows_in_order(text, config.windows)
     bounds = [Amount(*numbers) for numbers in zip(*ranges, strict=True)]
     own, other = _costs(measurement, ask, config)
     amount, _ = decide(bounds[0], bounds[1], ask.minutes, lambda one: max(own(one), other(one)))
@@ -74,11 +77,13 @@ def settle(measurement: Measurement, ask: Ask, config: EvaluateConfig) -> dict[s
         if part in journals:
             asked |= {name: getattr(amount, name), f"of_{name}": getattr(there, name)}
             journals[part].decide(asked[name])
+    if "windows" in asked:
+        asked["places"] = sorted(window.number for window in ordered[: amount.windows])
     if not ask.of and ask.minutes is not None:
         said = [*said, *_too_short(ask, own(amount), other(amount))]
     for line in said:
         print(f"  {line}", flush=True)
-    tokens = sum(len(window.targets) for window in text[: amount.windows])
+    tokens = sum(len(window.targets) for window in ordered[: amount.windows])
     what = f"{tokens:,} scored tokens and {amount.items} of {there.items} items"
     print(f"  asks {what}, {ask.why}: some {own(amount):.0f} s in all", flush=True)
     return asked
@@ -89,7 +94,7 @@ def _too_short(ask: Ask, own: float, other: float) -> list[str]:
     assert ask.minutes is not None
     limit = f"evaluate.minutes={ask.minutes:g} is too short"
     if own > 60 * ask.minutes:
-        return [f"{limit} for what is asked {ask.why}: it takes some {own / 60:.1f} minutes"]
+        return [f"{limit} for what has to be asked: it takes some {own / 60:.1f} minutes"]
     if other > 60 * ask.minutes:
         return [f"{limit} for slower candidates, which are asked the same: some {other / 60:.1f} minutes"]
     return []
@@ -101,7 +106,8 @@ def _costs(
     """Seconds of the whole step by the amount that is asked: this candidate's, and an exported one's."""
     times, candidate = measurement.times, measurement.candidate
     reading, step = config.prompt_tokens / times[0], (times[-1] - times[0]) / (len(times) - 1)
-    work = [(read, round(ANSWERED * new)) for read, new in loads(candidate, ask.order)]
+    traced = TRACED * reading if config.traces else 0.0
+    work = [(read + (traced if new else 0.0), ANSWERED * new) for read, new in loads(candidate, ask.order)]
 
     def seconds(pace: Pace, passes: int) -> Callable[[Amount], float]:
         answer = config.prompt_tokens / pace.reading + config.new_tokens * pace.step
@@ -112,4 +118,4 @@ def _costs(
     own = seconds(Pace(reading, step, candidate.rows(TYPICAL)), 2 if measurement.is_pipeline else 1)
     if not measurement.is_pipeline:
         return own, own
-    return own, seconds(Pace(READS * reading, step / DECODES), 1)
+    return own, seconds(Pace(READS * reading, step / DECODES, ROWS), 1)

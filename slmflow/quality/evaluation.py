@@ -44,13 +44,13 @@ def measure_fidelity(
     from tqdm import tqdm
 
     found, start = [], 0
-    for number, window in enumerate(tqdm(windows, "  windows")):
+    for window in tqdm(windows, "  windows"):
         end = start + len(window.targets)
-        positions = journal.positions(f"window-{number}")
+        positions = journal.positions(f"window-{window.number}")
         if positions is None:
             logs = candidate.logprobs(window.ids)[window.scored]
             positions = compare(reference.logs[start:end], logs, window.targets)
-            journal.keep(f"window-{number}", positions)
+            journal.keep(f"window-{window.number}", positions)
         found.append(positions)
         start = end
     decoded = _decoded(candidate, windows[0], reference, journal).figures()
@@ -70,10 +70,10 @@ def greedy_answers(candidate: Candidate, windows: list[Window]) -> list[list[int
     ]
 
 
-def window_rows(found: list[Positions]) -> dict[str, Any]:
-    """A table of a row a window, as `mlflow.log_table` writes it."""
+def window_rows(windows: list[Window], found: list[Positions]) -> dict[str, Any]:
+    """A table of a row a window, by its place in the text, as `mlflow.log_table` writes it."""
     rows = [positions.figures() for positions in found]
-    data = [[number, *row.values()] for number, row in enumerate(rows)]
+    data = [[window.number, *row.values()] for window, row in zip(windows, rows, strict=True)]
     return {"columns": ["window", *rows[0]], "data": data}
 
 

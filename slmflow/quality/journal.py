@@ -29,9 +29,9 @@ class Journal:
         """The file to which rows of so many task items are appended: who is asked together depends on it."""
         return self.folder / f"items-{count}.jsonl"
 
-    def logprobs(self, windows: int) -> Path:
-        """The file of the reference's log-probabilities of so many windows."""
-        return self.folder / f"logprobs-{windows}.npy"
+    def logprobs(self, windows_digest: str) -> Path:
+        """The file of the reference's log-probabilities of some windows."""
+        return self.folder / f"logprobs-{windows_digest[:16]}.npy"
 
     @property
     def decided(self) -> int | None:

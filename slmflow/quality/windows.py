@@ -18,6 +18,8 @@ class Window:
     """A run of tokens whose second half is scored, as llama.cpp's perplexity does."""
 
     ids: list[int]
+    number: int = 0
+    """Its place in the text, from 0."""
 
     @property
     def scored(self) -> slice:
@@ -31,13 +33,31 @@ class Window:
 
 
 def windows_of(ids: list[int], size: int, count: int, bos: list[int]) -> list[Window]:
-    """At most `count` whole windows of `size` tokens, one after another, of the ids of a text.
+    """The first `count` whole windows of `size` tokens, one after another, of the ids of a text.
 
     Where the tokenizer begins texts with `bos`, each window begins with it in place of its first tokens, as
     llama.cpp's perplexity does: a model that has learnt with it has no proper distribution without it.
     """
     starts = range(0, len(ids) - size + 1, size)
-    return [Window([*bos, *ids[start + len(bos) : start + size]]) for start in starts[:count]]
+    return [
+        Window([*bos, *ids[start + len(bos) : start + size]], number)
+        for number, start in enumerate(starts[:count])
+    ]
+
+
+def spread(count: int) -> list[int]:
+    """The order in which windows are asked, by their places: however many, they are all over the text.
+
+    The first, the last, and then whatever is farthest from those before: a text is rarely of one kind from
+    its beginning to its end.
+    """
+    order: list[int] = []
+    away = [count] * count
+    for _ in range(count):
+        chosen = max(range(count), key=away.__getitem__)  # the first of those that are as far
+        order.append(chosen)
+        away = [min(distance, abs(place - chosen)) for place, distance in enumerate(away)]
+    return order
 
 
 def digest_of(windows: list[Window]) -> str:

@@ -1,4 +1,4 @@
-"""What two evaluations have in common, by the tables that they left: first windows, items of one set."""
+"""What two evaluations have in common, by the tables that they left: windows of a text, items of a set."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ Table = dict[str, Any]
 """`columns` and `data`, as `mlflow.log_table` writes it."""
 
 
-def windows_in_common(ours: Table | None, theirs: Table | None) -> int:
-    """How many first windows both evaluations of one source read, by `windows.json`.
+def windows_in_common(ours: Table | None, theirs: Table | None) -> set[int]:
+    """The windows of a text that both evaluations of one source read, by `windows.json`.
 
-    A window is told by its number of scored tokens and the reference's perplexity on them, which threads move
-    by a float's last digits.
+    A window is told by its place, its number of scored tokens and the reference's perplexity on them, which
+    threads move by a float's last digits.
     """
-    count = 0
-    for mine, other in zip(_rows(ours), _rows(theirs), strict=False):
-        if mine.get("tokens") != other.get("tokens"):
-            break
-        values = [finite(row.get("perplexity_reference")) for row in (mine, other)]
-        if None in values or not math.isclose(*values, rel_tol=CLOSE):  # type: ignore[arg-type]
-            break
-        count += 1
-    return count
+    others = {row.get("window"): row for row in _rows(theirs)}
+    return {
+        int(row["window"])
+        for row in _rows(ours)
+        if row.get("window") in others and _one_window(row, others[row["window"]])
+    }
 
 
-def fidelity_of_first(table: Table | None, count: int) -> dict[str, float] | None:
-    """Mean KL divergence and top-1 agreement of the first windows, with the errors that all positions give.
+def _one_window(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    values = [finite(row.get("perplexity_reference")) for row in (one, other)]
+    if one.get("tokens") != other.get("tokens") or None in values:
+        return False
+    return math.isclose(*values, rel_tol=CLOSE)  # type: ignore[arg-type]
+
+
+def fidelity_of(table: Table | None, windows: set[int]) -> dict[str, float] | None:
+    """Mean KL divergence and top-1 agreement of some windows, with the errors that all their positions give.
 
     A window's own mean and error give back the sum and the sum of squares of its positions. None where a
     figure is missing or no number.
     """
-    rows = _rows(table)[:count]
+    rows = [row for row in _rows(table) if row.get("window") in windows]
     names = ("tokens", "kl_mean", "kl_mean_se", "top1_agreement")
     read = [[finite(row.get(name)) for name in names] for row in rows]
     if not read or any(None in values for values in read):

@@ -14,7 +14,7 @@ from slmflow.quality.alike import finite, same_items, same_machine, same_set, sa
 from slmflow.quality.cost import busy
 from slmflow.registry.check import Check
 from slmflow.registry.common import (
-    fidelity_of_first,
+    fidelity_of,
     items_in_common,
     score_of,
     windows_in_common,
@@ -121,9 +121,9 @@ def _fidelity_of_both(ours: Measured, threshold: Threshold, champion: Champion) 
         return "fidelity was not measured: measure it"
     if same_text(ours.evaluation, champion.evaluation):
         return Pair(mine, theirs, 0.0 if mine == theirs else None)
-    count = windows_in_common(ours.windows, champion.windows)
-    sides = [fidelity_of_first(table, count) for table in (ours.windows, champion.windows)]
-    if not count or sides[0] is None or sides[1] is None:
+    common = windows_in_common(ours.windows, champion.windows)
+    sides = [fidelity_of(table, common) for table in (ours.windows, champion.windows)]
+    if not common or sides[0] is None or sides[1] is None:
         return f"{champion.label} was measured on another text: {champion.again}"
     tokens = sides[0]["tokens"]
     if tokens < min(tokens_of_row(threshold), theirs.get("tokens", 0)):

@@ -17,19 +17,19 @@ from mlflow.exceptions import MlflowException
 
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json
-from slmflow.quality.alike import same_source
+from slmflow.quality.alike import finite, same_source
 from slmflow.quality.amount import Amount
 from slmflow.quality.items import Items, read_items
 from slmflow.quality.order import nested
-from slmflow.quality.windows import digest_of
+from slmflow.quality.windows import digest_of, spread
 from slmflow.registry.aliases import standing
 from slmflow.registry.names import registered_name
-from slmflow.registry.needed import tokens_needed
+from slmflow.registry.needed import FLIPS, items_needed, tokens_needed
 from slmflow.tracking import raise_problem
 from slmflow.workflow import runs
 from slmflow.workflow.enough import ASKED_TAG, needed
 from slmflow.workflow.evidence import champion_of
-from slmflow.workflow.plan import FINGERPRINT, KIND_TAG, STEP_TAG
+from slmflow.workflow.tags import FINGERPRINT, KIND_TAG, STEP_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -55,18 +55,27 @@ class Ask:
     """The set; None where no items are wanted."""
     order: tuple[Item, ...]
     """Its items as they are asked."""
-    windows_again: int | None = None
-    """As many as were asked before; None where that is still to be decided."""
+    windows_again: tuple[int, ...] | None = None
+    """The places of those that were asked before; None where that is still to be decided."""
     items_again: int | None = None
+    """As many as were asked before; None where that is still to be decided."""
     of: str = ""
     """Who was asked that."""
     champions: tuple[Champion, ...] = ()
     """Versions that the candidate will be held against."""
 
+    def windows_in_order(self, text: list[Window], cap: int) -> list[Window]:
+        """The windows that may be asked, of the first `cap` of a text, in the order in which they are."""
+        if self.windows_again is not None:
+            return [text[place] for place in self.windows_again if place < len(text)]
+        known = {place for champion in self.champions for place in _places_of(champion, text)}
+        places = spread(min(len(text), cap))
+        return [text[place] for place in sorted(places, key=lambda place: place not in known)]
+
     def limits(self, text: list[Window], cap: int) -> tuple[Amount, Amount, list[str]]:
         """The least and the most that may be asked, and what is wrong with them, for people.
 
-        `text` are all windows that there are, of which at most `cap` are asked.
+        `text` are all windows that there are, of which the first `cap` may be asked.
         """
         said, there = [], min(len(text), cap)
         tokens = sum(len(window.targets) for window in text[:there])
@@ -74,9 +83,10 @@ class Ask:
             said.append(_too_few(f"{tokens} scored tokens", self.tokens, "tokens"))
         if self.items_again is None and self.items > len(self.order):
             said.append(_too_few(f"{len(self.order)} items", self.items, "items"))
-        read = [_windows_of(champion, text) for champion in self.champions]
+        read = [len({*range(there)} & {*_places_of(champion, text)}) for champion in self.champions]
         answered = [self._items_of(champion) for champion in self.champions]
-        least_windows, most_windows = self._range(self.windows_again, self.windows, there, read)
+        again = None if self.windows_again is None else len(self.windows_again)
+        least_windows, most_windows = self._range(again, self.windows, there, read)
         least_items, most_items = self._range(self.items_again, self.items, len(self.order), answered)
         return Amount(least_windows, least_items), Amount(most_windows, most_items), said
 
@@ -89,7 +99,7 @@ class Ask:
             return "as the champion was asked and the gate's margins need"
         if self.minutes is None:
             return "all that there is"
-        return f"by the gate's margins and evaluate.minutes={self.minutes:g}"
+        return f"as evaluate.minutes={self.minutes:g} allows and the gate's margins need"
 
     def first(self, count: int) -> Items:
         """The first items that are asked, in the order of the set."""
@@ -99,22 +109,24 @@ class Ask:
 
     def _range(self, again: int | None, need: float, there: int, known: list[int]) -> tuple[int, int]:
         if again is not None:
-            return min(again, there), min(again, there)
+            return again, again
         recorded = max(known, default=0)
         least = int(min(max(need, recorded), there))
         return least, least if recorded and self.minutes is not None else there
 
-    def suffices(self, name: str, asked: int, there: int) -> bool:
-        """Whether an earlier evaluation asked enough `windows` or `items` of what there was."""
-        again = self.windows_again if name == "windows" else self.items_again
-        if again is not None or self.minutes is None:
-            return asked == (there if again is None else again)
-        need = self.windows if name == "windows" else self.items
-        known = [
-            len((champion.windows or {}).get("data", [])) if name == "windows" else self._items_of(champion)
-            for champion in self.champions
-        ]
-        return asked >= min(max(need, *known, 0), there)
+    def suffices(self, asked: dict[str, Any], name: str) -> bool:
+        """Whether an earlier evaluation asked enough `windows` or `items`, by its `asked`.
+
+        What was asked again is in the key by which it was found.
+        """
+        count, there = asked.get(name, 0), asked.get(f"of_{name}", 0)
+        if self.minutes is None:
+            return bool(count == there)
+        if name == "items":
+            answered = [self._items_of(champion) for champion in self.champions]
+            return bool(count >= min(max(self.items, *answered, 0), there))
+        read = {place for champion in self.champions for place in places_in(champion.windows)}
+        return bool(count >= min(self.windows, there)) and read <= {*asked.get("places", [])}
 
     def _items_of(self, champion: Champion) -> int:
         """Items of this set that a champion answered; 0 where it was another set."""
@@ -128,7 +140,7 @@ class Ask:
         for champion in self.champions:
             theirs = champion.evaluation
             compared = theirs.get("fidelity") and same_source(theirs, logged)
-            if compared and not _windows_of(champion, text):
+            if compared and not _places_of(champion, text):
                 said.append(f"{champion.label} was measured on another text")
             if theirs.get("tasks") and not self._items_of(champion):
                 said.append(f"{champion.label} answered other items")
@@ -140,11 +152,20 @@ def _too_few(there: str, needed: float, what: str) -> str:
     return f"there are {there}, and the gate's margins {wanted}: an equal candidate may miss them"
 
 
-def _windows_of(champion: Champion, text: list[Window]) -> int:
-    """How many of a text's windows a champion read; 0 where it read others."""
-    count = len((champion.windows or {}).get("data", []))
+def _places_of(champion: Champion, text: list[Window]) -> list[int]:
+    """The places of a text's windows that a champion read; none where it read another text."""
+    places = places_in(champion.windows)
     digest = (champion.evaluation.get("fidelity") or {}).get("windows_digest")
-    return count if digest is not None and digest_of(text[:count]) == digest else 0
+    known = digest is not None and max(places, default=len(text)) < len(text)
+    return places if known and digest_of([text[place] for place in places]) == digest else []
+
+
+def places_in(table: dict[str, Any] | None) -> list[int]:
+    """The places of the windows that `windows.json` has rows of."""
+    if not table or "window" not in table["columns"]:
+        return []
+    at = table["columns"].index("window")
+    return [int(row[at]) for row in table["data"]]
 
 
 def ask_of(context: Context, logged: dict[str, Any]) -> Ask:
@@ -159,7 +180,17 @@ def ask_of(context: Context, logged: dict[str, Any]) -> Ask:
         return _again(ask, context.upstream["reference_run"])
     if config.like:
         return _again(ask, _like(config.like, context, logged))
-    return replace(ask, champions=tuple(_champions(context)))
+    champions = tuple(_champions(context))
+    seen = 2 * max((_flips_of(champion) for champion in champions), default=0.0)
+    kinds = [item.kind for item in order]
+    # A candidate that flips as much as the champion may differ from it on twice as many items.
+    items = items_needed(kinds, gate.max_task_score_decrease, dict.fromkeys(kinds, max(FLIPS, seen)))
+    return replace(ask, champions=champions, items=items)
+
+
+def _flips_of(champion: Champion) -> float:
+    """The share of items on which a champion differs from its pipeline; 0 where that is not known."""
+    return finite((champion.evaluation.get("tasks") or {}).get("flips")) or 0.0
 
 
 def _again(ask: Ask, run: Run | None) -> Ask:
@@ -169,7 +200,7 @@ def _again(ask: Ask, run: Run | None) -> Ask:
     evaluation = runs.json_artifact(run, "evaluation.json")
     windows = None
     if evaluation.get("fidelity"):
-        windows = len(runs.json_artifact(run, "windows.json")["data"])
+        windows = tuple(places_in(runs.json_artifact(run, "windows.json")))
     tasks = evaluation.get("tasks") or {}
     known = ask.whole is not None and (tasks.get("set") or tasks.get("digest")) == ask.whole.digest
     items = int(tasks["items"]) if known else None

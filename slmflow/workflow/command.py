@@ -20,7 +20,7 @@ def command_run(name: str) -> Iterator[Run]:
 
     from slmflow.tracking import last_words
     from slmflow.workflow import runs
-    from slmflow.workflow.plan import KIND_TAG
+    from slmflow.workflow.tags import KIND_TAG
 
     with active_run(name) as run:
         mlflow.set_tag(KIND_TAG, "command")

@@ -15,7 +15,7 @@ from slmflow.errors import SlmflowError, one_line
 from slmflow.tracking import raise_problem
 from slmflow.workflow.evaluations import evaluation_of, log_comparison, overrides_of
 from slmflow.workflow.evidence import table_of
-from slmflow.workflow.plan import Item, State
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.promotion import Recommended, promote_recommended
 
 if TYPE_CHECKING:

@@ -17,20 +17,12 @@ from slmflow.registry.admission import refuse_early, refuse_licence
 from slmflow.tracking import is_outage, last_words
 from slmflow.workflow import launch, report, runs
 from slmflow.workflow.ending import close_children, last_line, reap, stop, warn_of_private_files
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.liveness import HEARTBEAT_TAG, beating, is_alive, remove_scratch
 from slmflow.workflow.locks import held
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.plan import (
-    KIND_TAG,
-    Item,
-    State,
-    as_dict,
-    disbelieve,
-    key_tag,
-    make_plan,
-    parameters_of,
-    settle,
-)
+from slmflow.workflow.plan import as_dict, disbelieve, make_plan, parameters_of, settle
+from slmflow.workflow.tags import KIND_TAG, key_tag
 from slmflow.workflow.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -184,7 +176,8 @@ class Driver:
 
     def _admit(self, item: Item, run_id: str) -> None:
         """Let others take an item's run, unless it shows what could not be registered at the end."""
-        if item.node.step == "fetch" and (goal := self._registers(item)):
+        goals = (one for one in self.items if one.node.step == "register" and one.stands_on(item))
+        if item.node.step == "fetch" and (goal := next(goals, None)):
             try:
                 licence = runs.json_artifact(MlflowClient().get_run(run_id), "manifest.json")["licence"]
                 refuse_licence(licence, goal.composition.config.gate)
@@ -193,14 +186,6 @@ class Driver:
                 self._terminal.line(f"✗ {item.name}  {error}", error=True)
                 return
         self._ids[item.name] = run_id
-
-    def _registers(self, fetch: Item) -> Item | None:
-        """The item that registers what is made of a fetched model, if one is to."""
-
-        def stands_on(item: Item) -> bool:
-            return item is fetch or any(stands_on(need) for need in item.upstream.values())
-
-        return next((item for item in self.items if item.node.step == "register" and stands_on(item)), None)
 
     def _launch(self, item: Item) -> None:
         """Claim the step and start it, unless another driver has it or somebody measures."""

@@ -13,8 +13,8 @@ from slmflow.registry.needed import items_needed, tokens_needed
 
 if TYPE_CHECKING:
     from slmflow.config import Config
+    from slmflow.workflow.item import Item
     from slmflow.workflow.lookup import Found, Store
-    from slmflow.workflow.plan import Item
 
 ASKED_TAG = "slmflow.asked"
 """Tag of a run of `evaluate`: windows and items that it asked, and how many there were."""

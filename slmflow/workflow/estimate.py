@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from slmflow.config import Config
     from slmflow.quality.items import Item as Question
+    from slmflow.workflow.item import Item
     from slmflow.workflow.lookup import Found, Store
-    from slmflow.workflow.plan import Item
 
 FLOPS = 60e9
 """Floating-point operations a second of a core, about: transformers in fp32 reach 80e9 with AVX-512."""

@@ -24,7 +24,7 @@ from slmflow.tracking import raise_problem
 from slmflow.workflow import runs
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.outputs import check
-from slmflow.workflow.plan import FINGERPRINT, upstream_tag
+from slmflow.workflow.tags import FINGERPRINT, upstream_tag
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +75,7 @@ def champion_of(
 def _comparable(one: Measured, other: Measured) -> bool:
     """Whether two evaluations have windows and items in common, where they are to be compared by them."""
     ours, theirs = one.evaluation, other.evaluation
-    windows = same_text(ours, theirs) or windows_in_common(one.windows, other.windows) > 0
+    windows = same_text(ours, theirs) or bool(windows_in_common(one.windows, other.windows))
     return (windows or not same_source(ours, theirs)) and (same_items(ours, theirs) or same_set(ours, theirs))
 
 

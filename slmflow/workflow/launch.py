@@ -17,13 +17,13 @@ from slmflow.tracking import without_userinfo
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, FOLDER_TAG, PATCH_TAG, checkout, installed
 from slmflow.workflow.closure import ROOT
 from slmflow.workflow.liveness import HEARTBEAT_TAG, heartbeat
-from slmflow.workflow.plan import KIND_TAG, NODE_TAG, STEP_TAG, key_tags
 from slmflow.workflow.runs import PARENT_TAG
+from slmflow.workflow.tags import KIND_TAG, NODE_TAG, STEP_TAG, key_tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from slmflow.workflow.plan import Item
+    from slmflow.workflow.item import Item
 
 CLAIM_TAG = "slmflow.claim"
 """Of a child: a mark of the one request that made it."""

@@ -33,8 +33,8 @@ CONFIG = {
 }
 
 
-COUNTED = {"fidelity": "windows", "tasks": "items"}
-"""What is counted of a part."""
+COUNTED = {"fidelity": ("windows", "of_windows", "places"), "tasks": ("items", "of_items")}
+"""What an evaluation's `asked` has of a part, the number first."""
 
 
 def part_tag(part: str) -> str:
@@ -115,8 +115,7 @@ def find_parts(keys: dict[str, str], ask: Ask, *, full: bool) -> dict[str, Run]:
 def _suffices(part: str, evaluation: dict[str, Any], ask: Ask) -> bool:
     if part == "cost":
         return not busy(evaluation)
-    asked, name = evaluation.get("asked", {}), COUNTED[part]
-    return ask.suffices(name, asked.get(name, 0), asked.get(f"of_{name}", 0))
+    return ask.suffices(evaluation.get("asked", {}), COUNTED[part][0])
 
 
 def take_part(part: str, run: Run, context: Context, asked: dict[str, Any]) -> Any:
@@ -132,5 +131,5 @@ def take_part(part: str, run: Run, context: Context, asked: dict[str, Any]) -> A
                 (context.outputs / name).write_bytes(place.read_bytes())
     evaluation = read_json(runs.artifact(run, "evaluation.json"))
     if part in COUNTED:
-        asked |= {name: evaluation["asked"][name] for name in (COUNTED[part], f"of_{COUNTED[part]}")}
+        asked |= {name: evaluation["asked"][name] for name in COUNTED[part] if name in evaluation["asked"]}
     return evaluation[part]

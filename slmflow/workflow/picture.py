@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from slmflow.workflow.plan import Item, State
+from slmflow.workflow.item import Item, State
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 190, 46, 44, 18
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from slmflow.artifacts import stored_json
@@ -15,103 +13,20 @@ from slmflow.errors import SlmflowError
 from slmflow.workflow.enough import too_little
 from slmflow.workflow.estimate import estimate
 from slmflow.workflow.fingerprint import (
-    Ingredients,
     differences,
     ingredients,
-    key_of_ingredients,
     step_identity,
 )
 from slmflow.workflow.graph import Graph, Node, needed_for
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.liveness import HEARTBEAT_TAG, is_alive
 from slmflow.workflow.outputs import check
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import FINGERPRINT, KIND_TAG, NODE_TAG, key_tag, upstream_tag
 
 if TYPE_CHECKING:
-    from slmflow.compose import Composition
     from slmflow.sweep import Variant
     from slmflow.workflow.lookup import Found, Store
-
-KIND_TAG = "slmflow.kind"
-"""`driver` for a run that launches steps, `step` for a step, `command` for anything else."""
-STEP_TAG = "slmflow.step"
-"""The entry point whose work the run did."""
-KEY_TAG = "slmflow.key"
-"""The step's key, by which a finished run is found again."""
-NODE_TAG = "slmflow.node"
-"""The node's name in the graph: `evaluate_onnx` where the step is `evaluate`."""
-FINGERPRINT = "fingerprint.json"
-"""The ingredients of the key, so that a miss can be explained."""
-
-
-def key_tags(key: str) -> dict[str, str]:
-    """The tags that hold a key: one for people, and one whose own name is nearly unique.
-
-    A store indexes tags by their names, so a lookup by the second reads one row where one by the first
-    would read a row for each run.
-    """
-    return {KEY_TAG: key, key_tag(key): key}
-
-
-def key_tag(key: str) -> str:
-    """The tag by which runs with a key are looked up."""
-    return f"{KEY_TAG}.{key[:16]}"
-
-
-class State(Enum):
-    """What becomes of a step."""
-
-    cached = "cached"
-    wait = "wait"
-    """Another driver is at it."""
-    run = "run"
-    blocked = "blocked"
-    """It cannot be said what it would work on."""
-    done = "done"
-    failed = "failed"
-
-
-@dataclass
-class Item:
-    """One step of one run."""
-
-    name: str
-    """The node's name, with the variant's label where variants differ: `export_onnx[export=int4_cpu]`."""
-    node: Node
-    composition: Composition
-    upstream: dict[str, Item]
-    """Upstream parameter to the item whose run it takes."""
-    parts: Ingredients | None
-    """What its key is made of; None when it is blocked."""
-    state: State
-    reason: str
-    run_id: str | None = None
-    """The run that is reused or waited for."""
-    variant: str = ""
-    """What sets its variant apart, the first of those that share it; empty where there is only one."""
-    swept_promote: Promote | None = None
-    """Of one of several register steps of a model: the gate's word on promotion, left to the sweep's end."""
-    pins: list[str] = field(default_factory=list)
-    """Overrides that hold a branch or an alias to what it meant when the plan was made."""
-    note: str = ""
-    """About how much it will ask, for people."""
-
-    @property
-    def needs(self) -> dict[str, str]:
-        """Upstream parameter to the name of the item whose run it takes."""
-        return {parameter: item.name for parameter, item in self.upstream.items()}
-
-    @property
-    def key(self) -> str:
-        """The key; empty when it is blocked."""
-        return "" if self.parts is None else key_of_ingredients(self.parts)
-
-    @property
-    def line(self) -> str:
-        """The item as the terminal shows it."""
-        mark = {State.cached: "✓", State.wait: "◌", State.run: "●"}.get(self.state, "✗")
-        word = "to run" if self.state is State.run else self.state.value
-        note = f"; {self.note}" if self.note else ""
-        return f"{mark} {self.name:<22} {word:<8} {self.reason}{note}"
 
 
 def make_plan(step: str, variants: list[Variant], store: Store, graph: Graph) -> list[Item]:
@@ -229,11 +144,6 @@ def _another_model(run: Found, parameter: str, upstream: Item) -> str | None:
     if run.tags.get(upstream_tag(parameter)) != upstream.run_id:
         return f"{upstream.name} was made anew"
     return None
-
-
-def upstream_tag(parameter: str) -> str:
-    """The tag of a step's run that names the run it took by this parameter."""
-    return f"slmflow.{parameter}"
 
 
 def _registry_moved(run: Found, item: Item, store: Store) -> str | None:

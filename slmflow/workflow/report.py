@@ -20,8 +20,8 @@ from slmflow.quality.cost import busy
 from slmflow.registry.aliases import CHALLENGER, CHAMPION, PREVIOUS, standing
 from slmflow.workflow import card, runs
 from slmflow.workflow.conclusion import compared, promote_all
+from slmflow.workflow.item import Item, State
 from slmflow.workflow.picture import picture
-from slmflow.workflow.plan import Item, State
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -189,10 +189,11 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     from rich.table import Table
 
     table = Table(*COLUMNS)
+    table.columns[-1].no_wrap = True  # what people paste
     for row in rows:
         table.add_row(*row)
     # Without a terminal the width is a guess that would wrap the names.
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def next_commands(registered: dict[str, dict[str, Any]]) -> list[str]:

@@ -27,8 +27,8 @@ from slmflow.workflow.outputs import (
     index_digest,
     listed,
 )
-from slmflow.workflow.plan import FINGERPRINT, KEY_TAG, KIND_TAG, STEP_TAG, key_tag, upstream_tag
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import FINGERPRINT, KEY_TAG, KIND_TAG, STEP_TAG, key_tag, upstream_tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

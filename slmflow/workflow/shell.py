@@ -70,7 +70,7 @@ def _run(step: str, chosen: list[Variant], given: Words, ids: dict[str, str]) ->
 
     from slmflow.tracking import last_words
     from slmflow.workflow import launch, runs
-    from slmflow.workflow.plan import KIND_TAG, STEP_TAG
+    from slmflow.workflow.tags import KIND_TAG, STEP_TAG
 
     upstream = {name: runs.upstream(name, run_id) for name, run_id in ids.items()}
     if not chosen:
@@ -138,7 +138,7 @@ def params_of(overrides: str) -> dict[str, str]:
 
 def _is_closed_step(run: Run) -> bool:
     """Whether a driver has closed a child's run; one that `mlflow run` made may begin after all."""
-    from slmflow.workflow.plan import KIND_TAG
+    from slmflow.workflow.tags import KIND_TAG
 
     return run.info.status == "KILLED" and run.data.tags.get(KIND_TAG) == "step"
 

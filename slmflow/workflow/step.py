@@ -33,16 +33,8 @@ from slmflow.workflow.fingerprint import (
 from slmflow.workflow.liveness import beating, scratch_of
 from slmflow.workflow.locks import step_lock
 from slmflow.workflow.outputs import INDEX, INDEX_TAG, build_index, index_digest, publish
-from slmflow.workflow.plan import (
-    FINGERPRINT,
-    KEY_TAG,
-    KIND_TAG,
-    NODE_TAG,
-    STEP_TAG,
-    key_tags,
-    upstream_tag,
-)
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import FINGERPRINT, KEY_TAG, KIND_TAG, NODE_TAG, STEP_TAG, key_tags, upstream_tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -52,8 +52,8 @@ class Terminal:
             print(f"  {name:<{self._width}} │ {state} · {self.left}"[:room], end="", flush=True)
             self._shown = True
         elif time.monotonic() - self._told.get(name, -EVERY_SECONDS) >= EVERY_SECONDS:
-            # The first state of a bar says nothing yet, and most are at their end before the second is due.
-            if name in self._told:
+            # A bar's beginning says nothing, and most are at their end before the second state is due.
+            if name in self._told and "  0%|" not in state:
                 self.line(f"  {name:<{self._width}} │ {state}")
             self._told[name] = time.monotonic()
 

@@ -6,8 +6,8 @@ import pytest
 from mlflow import MlflowClient
 
 from slmflow.commands import gc
-from slmflow.workflow.plan import KIND_TAG, STEP_TAG
 from slmflow.workflow.runs import PARENT_TAG, PLAN
+from slmflow.workflow.tags import KIND_TAG, STEP_TAG
 from tests.workflow.made_runs import finished
 
 

@@ -16,7 +16,7 @@ from slmflow.commands.reproduce import (
 )
 from slmflow.errors import SlmflowError
 from slmflow.workflow.checkout import COMMIT_TAG, DIRTY_TAG, PATCH_TAG, checkout
-from slmflow.workflow.plan import KIND_TAG
+from slmflow.workflow.tags import KIND_TAG
 from tests.workflow.made_runs import finished
 
 

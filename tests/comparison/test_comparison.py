@@ -330,3 +330,30 @@ def test_evaluations_of_an_older_version_and_a_single_one_are_shown_too(tmp_path
     write(tmp_path / "c", make_entries(found(old)))
     assert "onnx int8" in (tmp_path / "c" / "comparison.md").read_text()
     assert isinstance(make_entries(found(old))[0], Entry)
+
+
+def test_how_much_the_figures_are_of_stands_beside_them_and_is_no_difference():
+    made = evaluation("int8_cpu", fingerprint="g")
+    made["tasks"]["items"] = 151
+    table = make_table(make_entries(found(evaluation(), made)))
+    by_key = {column.key: at for at, column in enumerate(table.columns)}
+    cells = [row[by_key[key]] for row in table.rows for key in ("fidelity.tokens", "tasks.items")]
+    assert [cell.text for cell in cells] == ["1,280", "2", "1,280", "151"]
+    assert not any(cell.difference or cell.best for cell in cells)
+    assert all(column.is_lead for column in table.columns if column.key in ("fidelity.tokens", "tasks.items"))
+
+
+def test_speeds_of_a_busy_machine_and_medians_of_before_are_told_apart():
+    quiet = evaluation("a", fingerprint="a")
+    quiet["cost"] |= {"decode_tokens_per_second_median": 49.0, "others_before": 0.0, "others_after": 0.1}
+    busy = evaluation("b", fingerprint="b")
+    busy["cost"] |= {"decode_tokens_per_second_median": 20.0, "others_before": 1.4, "others_after": 0.1}
+    assert make_table(make_entries(found(quiet))).notes == []
+    notes = make_table(make_entries(found(quiet, busy, evaluation("before", fingerprint="c")))).notes
+    assert notes == [
+        "b: its speed is of a busy machine, other processes used 1.4 of 2 processors.",
+        "Speeds are of the fastest answer, but medians of these: before.",
+    ]
+    assert (
+        make_table(make_entries(found(evaluation("before"), evaluation("too", fingerprint="d")))).notes == []
+    )

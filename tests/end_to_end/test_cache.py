@@ -13,9 +13,11 @@ from mlflow import MlflowClient
 from driver import graph
 from slmflow.sweep import variants
 from slmflow.workflow import runs
+from slmflow.workflow.item import State
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.outputs import INDEX
-from slmflow.workflow.plan import NODE_TAG, State, make_plan, settle
+from slmflow.workflow.plan import make_plan, settle
+from slmflow.workflow.tags import NODE_TAG
 from tests import warm
 from tests.conftest import ROOT, run_warm, store_uri
 from tests.end_to_end.test_tiny_workflow import drivers, registry

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from slmflow.artifacts import stored_json
 from slmflow.workflow import liveness, runs
-from slmflow.workflow.plan import KIND_TAG
+from slmflow.workflow.tags import KIND_TAG
 from tests import warm
 from tests.conftest import ROOT, run_warm, store_uri
 

@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from slmflow.workflow import runs
+from slmflow.workflow.item import State
 from slmflow.workflow.outputs import INDEX
-from slmflow.workflow.plan import State
 from tests.conftest import ROOT, run_warm
 from tests.end_to_end.test_cache import ALL, WORDS, plan, states
 from tests.end_to_end.test_tiny_workflow import registry

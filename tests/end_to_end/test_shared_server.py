@@ -19,7 +19,7 @@ from slmflow.files import sha256_of
 from slmflow.workflow import launch, runs
 from slmflow.workflow.lookup import ClientStore, found_of
 from slmflow.workflow.outputs import INDEX, INDEX_TAG, build_index, check, index_digest, publish
-from slmflow.workflow.plan import KIND_TAG
+from slmflow.workflow.tags import KIND_TAG
 from tests import warm
 from tests.conftest import ROOT
 from tests.shared_server import ADMIN, PASSWORD, PostgreSQL, SharedServer

@@ -1,15 +1,18 @@
 """Fidelity is measured window by window: the same twice, and not again after a crash."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slmflow.quality import reference
 from slmflow.quality.evaluation import Reference, greedy_answers, measure_fidelity, window_rows
 from slmflow.quality.fidelity import log_softmax
 from slmflow.quality.journal import Journal
-from slmflow.quality.windows import windows_of
+from slmflow.quality.windows import spread, windows_of
 
 VOCABULARY, SIZE = 50, 80
 
@@ -76,7 +79,7 @@ def test_a_worse_candidate_is_worse_on_both_paths_and_the_same_twice(windows):
         name for name in first if not name.startswith(("decode_", "greedy_"))
     }
     assert first["greedy_prefix_mean"] < 32
-    table = window_rows(rows)
+    table = window_rows(windows, rows)
     assert len(table["data"]) == 4
     assert json.loads(json.dumps(table)) == table
 
@@ -123,3 +126,37 @@ def test_an_interrupted_reference_goes_on_where_it_stopped(windows, tmp_path, mo
     logs = reference.scored_logprobs(tmp_path, windows, tmp_path / "logprobs.npy")
     assert len(asked) == 5
     np.testing.assert_array_equal(logs, made(Table(0), windows).logs)
+
+
+def test_windows_are_asked_all_over_the_text_however_many(windows):
+    assert [spread(count) for count in range(6)] == [
+        [],
+        [0],
+        [0, 1],
+        [0, 2, 1],
+        [0, 3, 1, 2],
+        [0, 4, 2, 1, 3],
+    ]
+
+
+@given(st.integers(2, 60), st.data())
+def test_no_gap_is_more_than_twice_another_and_the_first_are_those_of_any_larger_number(count, data):
+    order = spread(count)
+    assert sorted(order) == list(range(count))
+    asked = sorted(order[: data.draw(st.integers(2, count))])
+    gaps = [later - place for place, later in itertools.pairwise(asked)]
+    assert asked[0] == 0
+    assert asked[-1] == count - 1
+    assert max(gaps) <= 2 * min(gaps) + 1
+
+
+def test_what_was_measured_of_a_window_is_found_again_whichever_others_are_asked(windows):
+    expected = made(Table(0), windows)
+    ends = [windows[0], windows[3]]
+    logs = Reference(np.concatenate([expected.logs[:39], expected.logs[-39:]]), [])
+    measure_fidelity(Table(0, noise=0.5), ends, logs, Journal("a"))
+    candidate = Table(0, noise=0.5)
+    whole, rows = measure_fidelity(candidate, windows, expected, Journal("a"))
+    assert candidate.read == 2
+    assert whole == measure_fidelity(Table(0, noise=0.5), windows, expected, Journal("b"))[0]
+    assert [row[0] for row in window_rows(windows, rows)["data"]] == [0, 1, 2, 3]

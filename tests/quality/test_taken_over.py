@@ -19,7 +19,11 @@ FIGURES = {
     "tasks": {"digest": "t", "items": 200, "score": 0.5, "score_se": 0.1, "kinds": {}},
     "cost": {"decode_tokens_per_second": 9.0},
 }
-ASKED = {"fidelity": {"windows": 2, "of_windows": 5}, "tasks": {"items": 200, "of_items": 250}, "cost": {}}
+ASKED = {
+    "fidelity": {"windows": 2, "of_windows": 5, "places": [0, 4]},
+    "tasks": {"items": 200, "of_items": 250},
+    "cost": {},
+}
 
 
 def test_the_items_are_an_input_also_where_their_figures_were_taken_over(store, tmp_path, monkeypatch):

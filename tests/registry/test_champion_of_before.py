@@ -17,8 +17,9 @@ from slmflow.compose import compose
 from slmflow.quality.items import read_items
 from slmflow.quality.order import first
 from slmflow.quality.tasks import figures, rows_of, table
+from slmflow.quality.windows import spread
 from slmflow.registry.aliases import standing
-from slmflow.registry.common import fidelity_of_first
+from slmflow.registry.common import fidelity_of
 from slmflow.registry.relative import Measured
 from slmflow.workflow import evidence, promotion
 from slmflow.workflow.asked import ask_of
@@ -64,10 +65,11 @@ def candidate(windows=5, items=250, kl=0.0, wrong=(), **words):
     evaluation = copy.deepcopy(BEFORE["evaluation"]) | {"fingerprint": "another"} | words
     windows_table = copy.deepcopy(BEFORE["windows"])
     at = windows_table["columns"].index("kl_mean")
-    windows_table["data"] = windows_table["data"][:windows]
+    places = {*spread(5)[:windows]}
+    windows_table["data"] = [row for row in windows_table["data"] if row[0] in places]
     for row in windows_table["data"]:
         row[at] += kl
-    whole_fidelity = evaluation["fidelity"] | fidelity_of_first(windows_table, windows)
+    whole_fidelity = evaluation["fidelity"] | fidelity_of(windows_table, places)
     evaluation["fidelity"] = whole_fidelity if windows == 5 else whole_fidelity | {"windows_digest": "fewer"}
     chosen = {item.id for item in first(read_items("shipped").rows, items)}
     rows = [row for row in rows_of(BEFORE["items"]) if row.id in chosen]
@@ -97,9 +99,10 @@ def test_a_new_candidate_is_asked_what_the_champion_was(champion):
     }
     ask = ask_of(context, logged)
     assert len(ask.champions) == 1
-    assert ask.suffices("items", 250, 250)
-    assert not ask.suffices("items", 249, 250)
-    assert not ask.suffices("windows", 4, 5)
+    assert ask.suffices({"items": 250, "of_items": 250}, "items")
+    assert not ask.suffices({"items": 249, "of_items": 250}, "items")
+    assert ask.suffices({"windows": 5, "of_windows": 5, "places": [0, 1, 2, 3, 4]}, "windows")
+    assert not ask.suffices({"windows": 4, "of_windows": 5, "places": [0, 1, 2, 4]}, "windows")
     assert ask._items_of(ask.champions[0]) == 250, "its digest is of all of the set"
 
 

@@ -11,7 +11,8 @@ from slmflow.compose import compose
 from slmflow.quality.evaluation import window_rows
 from slmflow.quality.fidelity import Positions
 from slmflow.quality.tasks import Row, figures, table
-from slmflow.registry.common import fidelity_of_first, windows_in_common
+from slmflow.quality.windows import Window
+from slmflow.registry.common import fidelity_of, windows_in_common
 from slmflow.registry.gate import judge
 from slmflow.registry.relative import Champion
 from tests.registry.test_gate import evaluation, misses
@@ -31,6 +32,11 @@ def windows(count, size=50, seed=0, kl=0.004, top1=0.97, text=0):
     return found
 
 
+def rows_of_windows(found, places=None):
+    """The table of windows at these places of a text; from its beginning where none are given."""
+    return window_rows([Window([], place) for place in places or range(len(found))], found)
+
+
 def fidelity(found):
     return {**Positions.joined(found).figures(), "windows_digest": f"{len(found)} {found[0].reference[0]}"}
 
@@ -39,22 +45,25 @@ def fidelity(found):
 def test_the_rows_of_windows_give_the_figures_of_their_positions(count, size, seed):
     found = windows(count + 2, size, seed)
     whole = Positions.joined(found[:count]).figures()
-    read = fidelity_of_first(json.loads(json.dumps(window_rows(found))), count)
+    read = fidelity_of(json.loads(json.dumps(rows_of_windows(found))), set(range(count)))
     assert read == pytest.approx({name: whole[name] for name in read}, rel=1e-9, abs=1e-12)
 
 
 def test_a_text_is_told_by_the_reference_on_it_and_not_by_the_number_of_its_windows():
     few, many, other = windows(2), windows(5), windows(5, text=1)
-    tables = [window_rows(found) for found in (few, many, other)]
-    assert windows_in_common(tables[0], tables[1]) == windows_in_common(tables[1], tables[0]) == 2
-    assert windows_in_common(tables[1], tables[2]) == 0
-    assert windows_in_common(tables[1], window_rows([*other[:1], *many[1:]])) == 0
-    assert windows_in_common(tables[1], window_rows(many[::-1])) == 0
-    assert windows_in_common(tables[1], None) == windows_in_common({"columns": []}, tables[1]) == 0
+    tables = [rows_of_windows(found) for found in (few, many, other)]
+    assert windows_in_common(tables[0], tables[1]) == windows_in_common(tables[1], tables[0]) == {0, 1}
+    assert windows_in_common(tables[1], tables[2]) == set()
+    assert windows_in_common(tables[1], rows_of_windows([*other[:1], *many[1:]])) == {1, 2, 3, 4}
+    assert windows_in_common(tables[1], rows_of_windows(many[::-1])) == {2}, (
+        "the middle one stays in its place"
+    )
+    assert windows_in_common(tables[1], rows_of_windows([many[0], many[4]], (0, 4))) == {0, 4}
+    assert windows_in_common(tables[1], None) == windows_in_common({"columns": []}, tables[1]) == set()
 
 
 def measured(found, **words):
-    return {"evaluation": evaluation(fidelity=fidelity(found), **words), "windows": window_rows(found)}
+    return {"evaluation": evaluation(fidelity=fidelity(found), **words), "windows": rows_of_windows(found)}
 
 
 def champion_of(found, **words):

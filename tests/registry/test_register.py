@@ -9,7 +9,7 @@ import pytest
 from slmflow.compose import compose
 from slmflow.errors import SlmflowError
 from slmflow.registry.aliases import Moved, again_if_moved
-from slmflow.registry.evidence import evidence_tags
+from slmflow.registry.evidence import description_of, evidence_tags
 from slmflow.registry.load_test import Loaded
 from slmflow.registry.relative import Measured
 from slmflow.registry.versions import Registered
@@ -78,3 +78,20 @@ def test_the_machine_is_beside_the_speeds_of_a_version():
     tags = evidence_tags(evaluation(), logged, None, {}, {})
     assert tags["machine"] == "one, 2, 2, Linux x86_64"
     assert tags["metric.decode_tokens_per_second"] == "50"
+
+
+def test_a_version_says_how_much_its_figures_are_of_and_that_the_machine_was_busy():
+    logged = dict.fromkeys(("source", "commit", "licence", "source_digest", "precision"), "x") | {
+        "gguf": None
+    }
+    made = evaluation(tasks={"digest": "d", "items": 151, "set_items": 250, "score": 0.5})
+    made["fidelity"]["tokens"] = 510.0
+    made["cost"]["others_after"] = 1.5
+    tags = evidence_tags(made, logged, None, {}, {})
+    assert (tags["metric.tokens"], tags["metric.tasks.items"]) == ("510", "151")
+    said = description_of(made, logged, None, {}, "0")
+    assert "- Fidelity is of 510 scored tokens.\n- Tasks are of 151 of 250 items.\n" in said
+    assert "- Speeds are of a busy machine: other processes used 1.5 of 2 processors." in said
+    before = description_of(evaluation(), logged, None, {}, "0")
+    assert "tokens" not in before, "an evaluation of before says what it has"
+    assert "busy" not in before

@@ -39,19 +39,10 @@ class Front:
     def __init__(self, folder: Path, words: tuple[str, ...], environment: dict[str, str]) -> None:
         self.folder = folder
         self.log_file = folder / "worker.log"
-        words = (
-            ("model_uri=models:/echo/1", *words)
-            if not any(w.startswith("model_uri=") for w in words)
-            else words
-        )
-        command = [
-            sys.executable,
-            "-m",
-            "tests.serving.front_process",
-            "port=0",
-            f"worker.log={self.log_file}",
-            *words,
-        ]
+        given = {word.partition("=")[0] for word in words}
+        usual = {"model_uri": "models:/echo/1", "port": "0", "worker.log": str(self.log_file)}
+        own = [f"{name}={value}" for name, value in usual.items() if name not in given]
+        command = [sys.executable, "-m", "tests.serving.front_process", *own, *words]
         self.out, self.err = folder / "out", folder / "err"
         with self.out.open("w") as out, self.err.open("w") as err:
             environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}

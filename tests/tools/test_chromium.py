@@ -108,7 +108,7 @@ def make_test(clone: Path, path: Path, **variables: str) -> tuple[int, str]:
         if not (path / name).exists():
             (path / name).symlink_to(shutil.which(name, path="/usr/bin:/bin"))
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("CI", "PYTEST_"))
+        name: value for name, value in os.environ.items() if not name.startswith(("CI", "MAKE", "PYTEST_"))
     }
     environment |= {"PATH": str(path), "PLAYWRIGHT_BROWSERS_PATH": str(clone / "none"), **variables}
     done = subprocess.run(

@@ -122,15 +122,17 @@ def test_a_changed_pin_is_installed_and_what_the_user_added_stays(project):
     assert project.version("of_the_user") == "1"
 
 
-def test_an_environment_of_before_this_installer_is_brought_up_in_place(project):
-    (project.venv / ".installed").write_text("")
+def test_an_environment_made_by_hand_is_brought_up_in_place(project):
+    (project.venv / ".installed").unlink()
     project.pin("runtime==2\n")
-    assert project.install()[0] == 0
+    status, said = project.install()
+    assert status == 0, said
+    assert "making .venv" not in said
     assert project.version("runtime") == "2"
     assert project.version("of_the_user") == "1"
 
 
-def test_an_installation_that_was_broken_off_is_made_anew(project, wheels):
+def test_after_an_installation_that_was_broken_off_all_is_installed_again(project):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         working = dict(project.environment)
         del project.environment["PIP_NO_INDEX"]
@@ -140,11 +142,22 @@ def test_an_installation_that_was_broken_off_is_made_anew(project, wheels):
         silent.accept()
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    project.file("runtime.py").write_text("VERSION = 'half'\n")
+    project.file("runtime.py").write_text("VERSION = 'half'\n")  # as it would be in the middle of a wheel
+    project.file("runtime-1.dist-info/RECORD").unlink()
     project.environment = working
     project.pin("runtime==1\n")
     status, said = project.install()
-    assert status == 0
+    assert status == 0, said
+    assert project.version("runtime") == "1"
+    assert project.version("of_the_user") == "1"
+    assert project.install() == (0, "")
+
+
+def test_half_an_environment_is_made_anew(project):
+    shutil.rmtree(project.file("pip"))
+    (project.venv / ".installed").unlink()
+    status, said = project.install()
+    assert status == 0, said
     assert "making .venv" in said
     assert project.version("runtime") == "1"
 

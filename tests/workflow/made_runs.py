@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from slmflow.files import write_json
 from slmflow.workflow.outputs import INDEX, INDEX_TAG, build_index, index_digest, publish
-from slmflow.workflow.plan import FINGERPRINT, KIND_TAG, NODE_TAG, STEP_TAG, key_tags, upstream_tag
+from slmflow.workflow.tags import FINGERPRINT, KIND_TAG, NODE_TAG, STEP_TAG, key_tags, upstream_tag
 
 
 def finished(step, files, *, key=None, upstream=None, keys=None, config=None, identity=None, nested=False):

@@ -17,7 +17,7 @@ from slmflow.quality.windows import digest_of, windows_of
 from slmflow.registry.relative import Champion
 from slmflow.workflow import asked, evidence
 from slmflow.workflow.asked import Ask, ask_of
-from slmflow.workflow.plan import KIND_TAG
+from slmflow.workflow.tags import KIND_TAG
 from tests.registry.conftest import whole
 from tests.workflow.made_runs import finished
 
@@ -26,15 +26,16 @@ WINDOWS = windows_of(list(range(2560)), 512, 5, [])
 ASK = Ask(1.0, 340, 2, 151, SET, tuple(nested(SET.rows)))
 
 
-def champion(windows=5, items=250, text=WINDOWS, of=SET.digest, source="s", **tasks):
+def champion(windows=5, items=250, text=WINDOWS, of=SET.digest, source="s", places=None, **tasks):
     """As the commit before left one: 5 windows and all 250 items, without a word on how many there were."""
+    places = places or list(range(windows))
     evaluation = {
         "source_digest": source,
         "fingerprint": "theirs",
-        "fidelity": {"tokens": 255.0 * windows, "windows_digest": digest_of(text[:windows])},
+        "fidelity": {"tokens": 255.0 * windows, "windows_digest": digest_of([text[at] for at in places])},
         "tasks": {"digest": of, "items": items, **tasks},
     }
-    table = {"columns": ["window"], "data": [[at] for at in range(windows)]}
+    table = {"columns": ["window"], "data": [[at] for at in places]}
     return Champion("3", evaluation, None, table, "logged")
 
 
@@ -55,6 +56,18 @@ def test_a_new_candidate_is_asked_what_the_champion_of_the_commit_before_was():
     assert ask.differing(WINDOWS, {"source_digest": "s"}) == []
     assert numbers(ask, cap=3) == ((3, 3), (250, 250)), "a cap of the user's own; both are compared on these"
     assert numbers(ask, cap=9) == ((5, 5), (250, 250))
+
+
+def test_the_windows_that_the_champion_read_come_first_and_the_others_are_all_over_the_text():
+    def places(*champions, cap=5):
+        ask = replace(ASK, champions=champions)
+        return [window.number for window in ask.windows_in_order(WINDOWS, cap)]
+
+    assert places() == [0, 4, 2, 1, 3]
+    assert places(champion(2, places=[1, 3])) == [1, 3, 0, 4, 2]
+    assert places(champion(2, places=[1, 3]), champion(1, places=[4])) == [4, 1, 3, 0, 2]
+    assert places(champion(), cap=3) == [0, 2, 1]
+    assert places(champion(2, places=[1, 3], text=WINDOWS[::-1])) == [0, 4, 2, 1, 3], "it read another text"
 
 
 def test_of_two_champions_the_one_that_was_asked_more_counts_and_never_less_than_the_gate_needs():
@@ -84,7 +97,8 @@ def test_what_cannot_be_asked_again_is_said_before_the_work(theirs, said):
 
 
 def test_what_was_decided_is_asked_again_and_nothing_else():
-    again = replace(ASK, windows_again=3, items_again=200, of="run abc", champions=(champion(),))
+    again = replace(ASK, windows_again=(0, 2, 4), items_again=200, of="run abc", champions=(champion(),))
+    assert [window.number for window in again.windows_in_order(WINDOWS, 5)] == [0, 2, 4]
     assert numbers(again) == ((3, 3), (200, 200))
     assert again.why == "as run abc did"
     assert again.limits(WINDOWS, 5)[2] == []
@@ -139,7 +153,7 @@ def test_other_candidates_are_asked_what_their_reference_was_and_no_champion_is_
 ):
     monkeypatch.setattr(asked, "_champions", lambda context: pytest.fail("looked for"))
     ask = ask_of(context({"reference_run": evaluated(3, 200)}), logged())
-    assert (ask.windows_again, ask.items_again) == (3, 200)
+    assert (ask.windows_again, ask.items_again) == ((0, 1, 2), 200)
 
 
 def test_a_reference_of_the_commit_before_has_no_word_on_it_and_is_counted(store):
@@ -153,7 +167,7 @@ def test_a_reference_of_the_commit_before_has_no_word_on_it_and_is_counted(store
         },
     )
     ask = ask_of(context({"reference_run": run}), logged())
-    assert (ask.windows_again, ask.items_again) == (5, 250)
+    assert (ask.windows_again, ask.items_again) == ((0, 1, 2, 3, 4), 250)
 
 
 def test_items_of_another_set_are_not_asked_again_by_their_number(store):
@@ -173,7 +187,7 @@ def test_a_reproduction_asks_what_the_run_asked_of_the_same_content_and_settings
         steps = [{"name": "e", "step": "evaluate", "run_id": run.info.run_id} for run in (*others, mine)]
         mlflow.log_dict(steps, "plan.json")
     ask = ask_of(context(like=driver.info.run_id), logged())
-    assert (ask.windows_again, ask.items_again) == (4, 210)
+    assert (ask.windows_again, ask.items_again) == ((0, 1, 2, 3), 210)
     assert mine.info.run_id in ask.of
     assert ask_of(context(like=mine.info.run_id), logged()).items_again == 210
     assert ask_of(context(like=driver.info.run_id), logged("another")).items_again is None
@@ -185,6 +199,17 @@ def test_a_run_to_ask_like_that_is_none_is_refused_in_one_line(store):
         ask_of(context(like="nobody"), logged())
     with pytest.raises(SlmflowError, match="that run is no evaluation, and no driver's run"):
         ask_of(context(like=finished("fetch", {}).info.run_id), logged())
+
+
+@pytest.mark.parametrize(
+    ("flips", "items"), [(None, 151), (0.03, 151), (0.05, 151), (0.075, 224), (0.2, math.inf)]
+)
+def test_a_champion_that_was_seen_to_flip_more_needs_more_items(store, monkeypatch, flips, items):
+    """Twice its own flips where that is more than a tenth; at 0.4 even all items show no margin of 0.05."""
+    monkeypatch.setattr(
+        asked, "_champions", lambda context: [champion(digest="part", set=SET.digest, flips=flips)]
+    )
+    assert ask_of(context(), logged()).items == items
 
 
 def test_the_champions_of_both_names_are_looked_up_in_the_registry(store, monkeypatch):

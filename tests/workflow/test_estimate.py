@@ -13,8 +13,9 @@ from slmflow.config.judgement import SMALL
 from slmflow.quality.tasks import NEW_TOKENS
 from slmflow.sweep import variants
 from slmflow.workflow import estimate
+from slmflow.workflow.item import State
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.plan import State, make_plan
+from slmflow.workflow.plan import make_plan
 from tests.workflow.made_runs import finished
 
 

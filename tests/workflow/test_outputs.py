@@ -11,7 +11,7 @@ from slmflow.files import read_json, write_json
 from slmflow.workflow import runs
 from slmflow.workflow.lookup import found_of, open_store
 from slmflow.workflow.outputs import DAMAGED_TAG, INDEX, INDEX_TAG, build_index, check, index_digest, publish
-from slmflow.workflow.plan import KEY_TAG, STEP_TAG
+from slmflow.workflow.tags import KEY_TAG, STEP_TAG
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from slmflow.registry.aliases import promote, roll_back, standing
 from slmflow.sweep import variants
 from slmflow.workflow import promotion
 from slmflow.workflow.conclusion import compared, promote_all
+from slmflow.workflow.item import State
 from slmflow.workflow.lookup import open_store
-from slmflow.workflow.plan import State, make_plan
+from slmflow.workflow.plan import make_plan
 from slmflow.workflow.promotion import Recommended, promote_recommended
 from slmflow.workflow.report import finish
 from tests.comparison.made import evaluation

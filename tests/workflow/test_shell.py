@@ -12,9 +12,9 @@ from slmflow.compose import compose
 from slmflow.errors import SlmflowError, one_line
 from slmflow.workflow import runs
 from slmflow.workflow.fingerprint import configuration_of
-from slmflow.workflow.plan import KEY_TAG, KIND_TAG, STEP_TAG
 from slmflow.workflow.shell import main
 from slmflow.workflow.steps import STEPS
+from slmflow.workflow.tags import KEY_TAG, KIND_TAG, STEP_TAG
 from tests.conftest import store_uri
 from tests.workflow.made_runs import finished
 

@@ -30,6 +30,14 @@ def test_without_a_terminal_a_bar_is_a_line_now_and_then_and_its_end(clock, caps
     assert all(line.startswith("  evaluate │ ") for line in lines)
 
 
+def test_the_beginning_of_the_next_bar_is_no_line(clock, capsys):
+    shown = Terminal(8)
+    shown.output("evaluate", BAR.format(10).encode())
+    clock.seconds += 2 * EVERY_SECONDS
+    shown.output("evaluate", f"\n{BAR.format('  0')}".encode())
+    assert "  0%" not in capsys.readouterr().out
+
+
 def test_a_bar_that_ends_soon_is_one_line(clock, capsys):
     shown = Terminal(8)
     shown.output("evaluate", BAR.format(10).encode())

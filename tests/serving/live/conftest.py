@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 
@@ -24,7 +25,7 @@ class Live:
     """A server of a registered model, ended by `stop`."""
 
     def __init__(self, folder, uri, *words, python=None):
-        command = [python or warm.python(), "-m", "slmflow.serving", f"model_uri={uri}", "port=0", *words]
+        command = [python or sys.executable, "-m", "slmflow.serving", f"model_uri={uri}", "port=0", *words]
         self.errors = (folder / "server.err").open("w+")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": store_uri(folder)}
         self.process = subprocess.Popen(
