@@ -25,7 +25,7 @@ from slmflow.sources import take
 from slmflow.workflow.locks import INHERITED
 from tests import warm
 
-pytest_plugins = ["tests.pages"]
+pytest_plugins = ["tests.pages", "tests.schedule"]
 
 # Timing belongs into benchmarks/: a slow machine is no failure.
 hypothesis.settings.register_profile("slmflow", deadline=None, derandomize=True)

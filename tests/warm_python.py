@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -13,10 +14,17 @@ RELAYED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 def main(words):
     with open(os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "settings.json")) as file:
         settings = json.load(file)
-    variables = {name: said for name, said in os.environ.items() if name.startswith(tuple(settings["cold"]))}
+    known = settings["variables"]
+    cold = any(
+        said != known.get(name)
+        for name, said in os.environ.items()
+        if name.startswith(tuple(settings["cold"]))
+    )
     how, what = [*words, "", ""][:2]
-    known = how == "-m" and f"{what}.".startswith(tuple(settings["modules"]))
-    if (known or (how == "-c" and what.startswith(settings["spawn"]))) and variables == settings["variables"]:
+    module = how == "-m" and f"{what}.".startswith(tuple(settings["modules"]))
+    spawned = how == "-c" and what.startswith(settings["spawn"])
+    script = os.path.basename(how) in settings["scripts"]
+    if (module or spawned or script) and not cold:
         with contextlib.suppress(ConnectionRefusedError):  # the server has ended: a cold start is right too
             end_as(stand_for(words, settings["server"]))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
@@ -49,7 +57,12 @@ def stand_for(words, address):
     for number in RELAYED:
         if number not in ignored:
             signal.signal(number, relay)
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes)  # a signal in the moment before the wait ends it as well
     signal.pthread_sigmask(signal.SIG_UNBLOCK, RELAYED)
+    while server not in select.select([server, woken], [], [])[0]:
+        os.read(woken, 64)
     status = number_of(server)
     return signal.SIGKILL if status is None else status  # without the server no fork lives
 

@@ -76,7 +76,7 @@ def closure(requirements: str) -> dict[str, Distribution] | None:
             dist = distribution(requirement.name)
         except (InvalidRequirement, PackageNotFoundError):
             return None
-        if not requirement.specifier.contains(dist.version, prereleases=True) or dist.files is None:
+        if not requirement.specifier.contains(dist.version, prereleases=True) or not _lists_files(dist):
             return None
         name = canonicalize_name(requirement.name)
         found[name] = dist
@@ -85,6 +85,11 @@ def closure(requirements: str) -> dict[str, Distribution] | None:
                 seen.add((name, extra))
                 stack += [(needed, extra) for needed in dist.requires or []]
     return found
+
+
+def _lists_files(dist: Distribution) -> bool:
+    """Whether `dist.files` is known; asked for, that looks for each of them, which are tens of thousands."""
+    return any(dist.read_text(name) for name in ("RECORD", "installed-files.txt", "SOURCES.txt"))
 
 
 def python_of(folder: Path) -> Path:

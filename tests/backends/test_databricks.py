@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import mlflow
@@ -12,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from slmflow.workflow.closure import ROOT
+from tests import warm
 from tests.databricks import TOKEN, databricks
 from tests.end_to_end.test_server import server  # noqa: F401 the store that both sides reach
 
@@ -38,7 +38,7 @@ def drive(server, workspace, monkeypatch):  # noqa: F811
 
     def start(step, words="", **more) -> subprocess.Popen:
         command = [
-            sys.executable,
+            warm.python(),
             "-m",
             step,
             f"overrides=+experiment=tiny backend=databricks {words}".strip(),

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from slmflow.workflow.checkout import COMMIT_TAG
 from slmflow.workflow.closure import ROOT
+from tests import warm
 from tests.backends.bundle import deploy
 from tests.databricks import TOKEN, USER, databricks
 
@@ -49,7 +50,7 @@ def say(environment, *command) -> tuple[int, str]:
 
 
 def register(environment, words) -> tuple[int, str]:
-    return say(environment, sys.executable, "-m", "steps.register", f"overrides={TINY} {words}")
+    return say(environment, warm.python(), "-m", "steps.register", f"overrides={TINY} {words}")
 
 
 def wait_for(workspace, run_id: int) -> dict:
@@ -107,11 +108,11 @@ def test_the_champion_is_rolled_back_and_promoted_in_unity_catalog(environment):
         )
         assert status == 0, said
     assert aliases(name) == {"champion": "2", "previous": "1"}
-    status, said = say(environment, sys.executable, "-m", "slmflow.commands.rollback", f"model={name}")
+    status, said = say(environment, warm.python(), "-m", "slmflow.commands.rollback", f"model={name}")
     assert status == 0, said
     assert aliases(name) == {"champion": "1", "previous": "2"}
     words = (f"model={name}", "version=2")
-    status, said = say(environment, sys.executable, "-m", "slmflow.commands.promote", *words)
+    status, said = say(environment, warm.python(), "-m", "slmflow.commands.promote", *words)
     assert status == 0, said
     assert aliases(name) == {"champion": "2", "previous": "1"}
 
@@ -177,7 +178,7 @@ def test_the_bundles_job_ends_in_a_champion_though_a_machine_is_lost(workspace, 
 def test_a_job_that_is_cancelled_in_the_workspace_ends_in_one_line_and_the_command_that_resumes(
     workspace, environment
 ):
-    command = [sys.executable, "-m", "steps.fetch"]
+    command = [warm.python(), "-m", "steps.fetch"]
     command += [f"overrides={TINY} backend=databricks backend.schema=main.default model.source.seed=9"]
     before = len(workspace.jobs)
     process = subprocess.Popen(

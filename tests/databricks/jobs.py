@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from tests import warm
 from tests.databricks.rest import Request, invalid
 
 COMPUTES = ("new_cluster", "existing_cluster_id", "environment_key", "job_cluster_key")
@@ -132,7 +133,7 @@ class Jobs:
         environment = self.environment_of(task, clean)
         if "spark_python_task" in task:
             spark = task["spark_python_task"]
-            words = [sys.executable, spark["python_file"], *spark.get("parameters", [])]
+            words = [warm.python(), spark["python_file"], *spark.get("parameters", [])]
         else:
             words = task["shell_command_task"]["command"]
         parameters = {p["name"]: p["default"] for p in job["body"].get("parameters", [])}

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from slmflow.workflow import runs
-from tests.conftest import ROOT, run_project, store_uri
+from tests.conftest import ROOT, run_warm, store_uri
 
 pytestmark = pytest.mark.slow
 COMMIT = "b778ae0"
@@ -22,7 +22,7 @@ def store(tmp_path_factory):
     folder, clone = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("before") / "clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
     subprocess.run(["git", "checkout", "-q", COMMIT], cwd=clone, check=True)
-    done = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={WORDS}"], folder, root=clone)
+    done = run_warm(["-P", "model=tiny_phi3", "-P", f"overrides={WORDS}"], folder, root=clone)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -42,11 +42,11 @@ def evaluation_of(client, version):
 def test_a_new_content_is_asked_what_the_champion_was_and_promoted_with_every_margin_checked(store, client):
     before = evaluation_of(client, client.get_model_version_by_alias("tiny-phi3-onnx", "champion"))
     assert "asked" not in before
-    planned = run_project(["-e", "plan", "-P", "model=tiny_phi3", "-P", f"overrides={WORDS}"], store)
+    planned = run_warm(["-e", "plan", "-P", "model=tiny_phi3", "-P", f"overrides={WORDS}"], store)
     assert planned.returncode == 0, planned.stderr
     assert "the champion, was asked: 1,275 tokens, 250 items" in planned.stdout
     words = f"overrides={WORDS} package.max_tokens=7"
-    done = run_project(["-P", "model=tiny_phi3", "-P", words], store)
+    done = run_warm(["-P", "model=tiny_phi3", "-P", words], store)
     assert done.returncode == 0, done.stdout + done.stderr
     champion = client.get_model_version_by_alias("tiny-phi3-onnx", "champion")
     assert int(champion.version) == 2
@@ -71,7 +71,7 @@ def test_items_that_were_cut_are_refused_and_the_line_says_what_to_do(store, cli
     lines = (ROOT / "slmflow" / "data" / "tasks.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "some.jsonl").write_text("".join(lines[:60]))
     words = f"overrides={WORDS} package.max_tokens=8 evaluate.items={tmp_path}/some.jsonl"
-    done = run_project(["-P", "model=tiny_phi3", "-P", words], store)
+    done = run_warm(["-P", "model=tiny_phi3", "-P", words], store)
     assert done.returncode != 0
     assert (
         "answered other items: the gate cannot compare; evaluate it again with these settings" in done.stdout
@@ -85,7 +85,7 @@ def test_items_that_were_cut_are_refused_and_the_line_says_what_to_do(store, cli
 
 def test_evaluations_of_both_commits_are_compared_side_by_side(store, client):
     ids = [client.get_model_version("tiny-phi3-onnx", number).tags["evaluate_run"] for number in ("1", "2")]
-    done = run_project(["-e", "compare", "-P", f"run_ids={','.join(ids)}"], store)
+    done = run_warm(["-e", "compare", "-P", f"run_ids={','.join(ids)}"], store)
     assert done.returncode == 0, done.stderr
     assert "| 1275 |" in done.stdout or "1,275" in done.stdout
     assert "Speeds are of the fastest answer, but medians of these:" in done.stdout
@@ -93,6 +93,6 @@ def test_evaluations_of_both_commits_are_compared_side_by_side(store, client):
 
 def test_a_run_of_the_commit_before_is_reproduced(store, client):
     found = client.search_runs(["0"], "tags.slmflow.kind = 'driver'", order_by=["attributes.start_time ASC"])
-    done = run_project(["-e", "reproduce", "-P", f"run_id={found[0].info.run_id}"], store)
+    done = run_warm(["-e", "reproduce", "-P", f"run_id={found[0].info.run_id}"], store)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all content is equal" in done.stdout

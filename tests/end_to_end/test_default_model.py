@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from slmflow.models.slm_runtime.tokenizer import TextTokenizer
 from slmflow.workflow import runs
-from tests.conftest import ROOT, run_project, store_uri
+from tests.conftest import ROOT, run_project, run_warm, store_uri
 from tests.end_to_end.test_tiny_workflow import registry
 
 pytestmark = pytest.mark.slow
@@ -68,7 +68,7 @@ def test_the_tokenizer_of_the_gguf_gives_llama_cpps_ids(client):
 
 def test_the_default_run_again_leaves_the_registry_as_it_was(store, client):
     before = registry(client)
-    done = run_project([], store)
+    done = run_warm([], store)
     assert done.returncode == 0, done.stderr
     assert registry(client) == before
 
@@ -78,7 +78,7 @@ def test_the_run_is_reproduced_from_a_second_clone_in_another_folder(store, clie
     clone = tmp_path / "second clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
     before = registry(client)
-    done = run_project(["-e", "reproduce", "-P", f"run_id={found[0].info.run_id}"], store, root=clone)
+    done = run_warm(["-e", "reproduce", "-P", f"run_id={found[0].info.run_id}"], store, root=clone)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all content is equal" in done.stdout
     assert registry(client) == before
@@ -96,7 +96,7 @@ def evaluate_variant(store, client, export):
         arguments = ["-e", step, "-P", f"export={export}", "-P", f"{upstream}={previous}"]
         if step == "evaluate":
             arguments += ["-P", f"reference_run={ids['evaluate_pipeline']}"]
-        done = run_project(arguments, store)
+        done = run_warm(arguments, store)
         assert done.returncode == 0, done.stderr
     return latest_step(client, "evaluate")
 
@@ -133,7 +133,7 @@ def test_int4_ruins_this_model_and_the_gate_registers_nothing(store, client):
     evaluated = evaluate_variant(store, client, "int4_cpu").info.run_id
     figures = registry(client)
     ids = ["-P", f"onnx_run={evaluated}", "-P", f"pipeline_run={pipeline}"]
-    done = run_project(["-e", "register", "-P", "export=int4_cpu", *ids], store)
+    done = run_warm(["-e", "register", "-P", "export=int4_cpu", *ids], store)
     assert done.returncode != 0
     assert "the gate was missed, nothing is registered: onnx: kl_mean" in done.stderr
     assert registry(client) == figures
@@ -219,7 +219,7 @@ def test_the_project_runs_from_a_git_uri(tmp_path):
         ["git", "rev-parse", "HEAD"], cwd=clone, capture_output=True, text=True
     ).stdout.strip()
     root = f"file://{clone}"
-    done = run_project(["-e", "log_onnx", "-P", "model=tiny_phi3", "-v", version], tmp_path, root=root)
+    done = run_warm(["-e", "log_onnx", "-P", "model=tiny_phi3", "-v", version], tmp_path, root=root)
     assert done.returncode == 0, done.stderr
     mlflow.set_tracking_uri(store_uri(tmp_path))
     runs_made = MlflowClient().search_runs(["0"])

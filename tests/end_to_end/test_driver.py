@@ -16,17 +16,18 @@ from mlflow import MlflowClient
 from slmflow.artifacts import stored_json
 from slmflow.workflow import liveness, runs
 from slmflow.workflow.tags import KIND_TAG
-from tests.conftest import ROOT, run_project, store_uri
+from tests import warm
+from tests.conftest import ROOT, run_warm, store_uri
 
 QUICK = "evaluate=quick evaluate.new_tokens=4 evaluate.repeats=1"
 
 
-def command(store, words, overrides=QUICK):
+def command(store, words, overrides=QUICK, python=sys.executable):
     """`mlflow run` as a process group of its own, so that a test can kill all or one of it."""
     arguments = ["-P", "model=tiny_phi3", "-P", f"overrides={overrides}", *words]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{Path(python).parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments],
+        [python, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments],
         cwd=store,
         env={**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": store_uri(store)},
         stdout=subprocess.PIPE,
@@ -56,7 +57,7 @@ def steps_of(client):
 @pytest.mark.slow
 def test_a_sweep_has_one_parent_registers_each_variant_and_promotes_the_recommended_once(tmp_path, client):
     words = f"{QUICK} gate.mode=off -m export=fp32_cpu,int8_cpu"
-    done = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
+    done = run_warm(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 variants, 11 steps" in done.stdout
     names = [run.info.run_name for run in steps_of(client)]
@@ -77,7 +78,7 @@ def test_a_sweep_has_one_parent_registers_each_variant_and_promotes_the_recommen
     aliases = client.get_registered_model("tiny-phi3-pipeline").aliases
     assert {alias: str(number) for alias, number in aliases.items()} == {"champion": "1"}
     before = client.get_registered_model("tiny-phi3-onnx").aliases
-    again = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
+    again = run_warm(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"tiny-phi3-onnx v{champion.version} @champion" in again.stdout
     assert client.get_registered_model("tiny-phi3-onnx").aliases == before
@@ -87,7 +88,7 @@ def test_a_sweep_has_one_parent_registers_each_variant_and_promotes_the_recommen
 @pytest.mark.slow
 def test_a_variant_that_fails_does_not_stop_the_others(tmp_path, client):
     words = f"{QUICK} -m gate.min_decode_tokens_per_second=1e9,0"
-    done = run_project(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
+    done = run_warm(["-P", "model=tiny_phi3", "-P", f"overrides={words}"], tmp_path)
     assert done.returncode != 0
     assert "register failed: the gate was missed" in done.stderr
     assert client.get_model_version_by_alias("tiny-phi3-onnx", "champion").tags["gate"] == "pass"
@@ -96,7 +97,7 @@ def test_a_variant_that_fails_does_not_stop_the_others(tmp_path, client):
 @pytest.mark.slow
 def test_two_drivers_at_once_do_each_step_once_and_register_once(tmp_path, client):
     client.search_experiments()  # the store's tables, which two processes cannot make at once
-    both = [command(tmp_path, []) for _ in range(2)]
+    both = [command(tmp_path, [], python=warm.python()) for _ in range(2)]
     outputs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     finished = [run.info.run_name for run in steps_of(client) if run.info.status == "FINISHED"]
@@ -132,14 +133,14 @@ def test_an_interruption_stops_the_children_and_leaves_no_run_running(tmp_path, 
 
 
 def living(store):
-    """Processes of steps that work on this store."""
+    """Processes of drivers and steps that work on this store."""
     import psutil
 
     found = []
     for process in psutil.process_iter():
         try:
             mine = process.environ().get("MLFLOW_TRACKING_URI") == store_uri(store)
-            if mine and any("steps." in word for word in process.cmdline()):
+            if mine and any("steps." in word or word == "driver.py" for word in process.cmdline()):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
@@ -153,7 +154,7 @@ def test_a_driver_that_is_killed_is_closed_by_the_next_and_what_it_had_is_used(t
     wait_for(client, lambda: any(run.info.run_name == "export_onnx" for run in running_steps(client)))
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    done = run_project(["-e", "log_onnx", "-P", "model=tiny_phi3", "-P", f"overrides={QUICK}"], tmp_path)
+    done = run_warm(["-e", "log_onnx", "-P", "model=tiny_phi3", "-P", f"overrides={QUICK}"], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "whose process died" in done.stdout
     assert "✓ fetch  reused" in done.stdout
@@ -163,13 +164,17 @@ def test_a_driver_that_is_killed_is_closed_by_the_next_and_what_it_had_is_used(t
 
 @pytest.mark.slow
 def test_thirty_sudden_deaths_at_random_moments_cost_nothing_but_time(tmp_path, client):
-    """Drivers, their children, or all at once; the seed is printed by the failure."""
+    """Drivers, their children, or all at once; the seed is printed by the failure.
+
+    One of five begins with the imports of an ordinary start, and so lives longer.
+    """
     client.search_experiments()
     dice = random.Random(20261123)
     deaths, seed = 0, 0
     while deaths < 30:
-        process = command(tmp_path, [], f"{QUICK} model.source.seed={seed}")
-        until = time.monotonic() + dice.uniform(3, 30)
+        python, longest = (sys.executable, 30) if deaths % 5 == 4 else (warm.python(), 9)
+        process = command(tmp_path, [], f"{QUICK} model.source.seed={seed}", python)
+        until = time.monotonic() + dice.uniform(longest / 10, longest)
         while time.monotonic() < until and process.poll() is None:
             time.sleep(0.1)
         if process.poll() == 0:
@@ -177,8 +182,8 @@ def test_thirty_sudden_deaths_at_random_moments_cost_nothing_but_time(tmp_path, 
             process.communicate()
             continue
         victims = living(tmp_path)
-        drivers = [victim for victim in victims if "steps.register" in victim.cmdline()[:4]]
-        drivers = [driver for driver in drivers if driver.parent().pid == process.pid]
+        drivers = [victim for victim in victims if "driver.py" in victim.cmdline()]
+        drivers = [driver for driver in drivers if driver.ppid() == warm.fork_of(process.pid)]
         children = [victim for victim in victims if victim not in drivers]
         kind = dice.choice(("driver", "child", "all"))
         chosen = {"driver": drivers, "child": children[:1], "all": victims}[kind] or victims
@@ -190,9 +195,9 @@ def test_thirty_sudden_deaths_at_random_moments_cost_nothing_but_time(tmp_path, 
         deaths += 1
         process.communicate(timeout=300)
     wait_for(client, lambda: not living(tmp_path))
-    time.sleep(liveness.UNCLAIMED_SECONDS)  # runs that died before any process of ours took them up
+    wait_for_the_unclaimed(client)
     words = f"overrides={QUICK} model.source.seed={seed}"
-    done = run_project(["-P", "model=tiny_phi3", "-P", words], tmp_path)
+    done = run_warm(["-P", "model=tiny_phi3", "-P", words], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not [run.info.run_id for run in all_runs(client) if run.info.status == "RUNNING"]
     for name in ("onnx", "pipeline"):
@@ -204,6 +209,14 @@ def test_thirty_sudden_deaths_at_random_moments_cost_nothing_but_time(tmp_path, 
         standing = {"champion": seed + 1, **({"previous": seed} if seed else {})}
         assert {alias: int(number) for alias, number in aliases.items()} == standing
     check_every_finished_step(client)
+
+
+def wait_for_the_unclaimed(client):
+    """Until every run that died before a process of ours took it up is old enough to be taken for dead."""
+    unclaimed = [run for run in all_runs(client) if run.info.status == "RUNNING"]
+    unclaimed = [run.info.start_time for run in unclaimed if liveness.HEARTBEAT_TAG not in run.data.tags]
+    old = max(unclaimed, default=0) / 1000 + liveness.UNCLAIMED_SECONDS
+    time.sleep(max(0.0, old - time.time() + 0.1))
 
 
 def check_every_finished_step(client):

@@ -5,7 +5,7 @@ import pytest
 from mlflow import MlflowClient
 
 from slmflow.workflow import runs
-from tests.conftest import run_project, store_uri
+from tests.conftest import run_warm, store_uri
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +14,7 @@ def run_prebuilt(folder, store, base, more=""):
     words = (
         f"export=prebuilt model.source.path={folder} model.name=tiny model.base={base} evaluate=quick {more}"
     )
-    done = run_project(["-P", "model=local", "-P", f"overrides={words}"], store)
+    done = run_warm(["-P", "model=local", "-P", f"overrides={words}"], store)
     assert done.returncode == 0, done.stderr
     mlflow.set_tracking_uri(store_uri(store))
     (parent,) = MlflowClient().search_runs(["0"], "tags.slmflow.kind = 'driver'")

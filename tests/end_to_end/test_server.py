@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from slmflow.workflow import runs
 from slmflow.workflow.item import State
 from slmflow.workflow.outputs import INDEX
-from tests.conftest import ROOT, run_project
+from tests.conftest import ROOT, run_warm
 from tests.end_to_end.test_cache import ALL, WORDS, plan, states
 from tests.end_to_end.test_tiny_workflow import registry
 from tests.free_port import free_port
@@ -58,7 +58,7 @@ def remote(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
-    yield lambda words, **more: run_project(words, tmp_path, MLFLOW_TRACKING_URI=uri, **more)
+    yield lambda words, **more: run_warm(words, tmp_path, MLFLOW_TRACKING_URI=uri, **more)
     mlflow.set_tracking_uri(None)
 
 

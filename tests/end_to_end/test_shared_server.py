@@ -20,6 +20,7 @@ from slmflow.workflow import launch, runs
 from slmflow.workflow.lookup import ClientStore, found_of
 from slmflow.workflow.outputs import INDEX, INDEX_TAG, build_index, check, index_digest, publish
 from slmflow.workflow.tags import KIND_TAG
+from tests import warm
 from tests.conftest import ROOT
 from tests.shared_server import ADMIN, PASSWORD, PostgreSQL, SharedServer
 
@@ -63,7 +64,7 @@ def environment(server, place, **more):
 
 def begin(server, place, words, root=ROOT, module="steps.register", **more):
     return subprocess.Popen(
-        [sys.executable, "-m", module, *words],
+        [warm.python(), "-m", module, *words],
         cwd=root, env=environment(server, place, **more), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

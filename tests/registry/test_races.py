@@ -12,16 +12,15 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from slmflow.registry.aliases import repair, standing
+from tests import warm
 from tests.conftest import ROOT, store_uri
 from tests.registry.conftest import NAME, whole
-
-MOVER = ROOT / "tests" / "registry" / "mover.py"
 
 
 def mover(uri, locks, rounds, *numbers):
     environment = {"MLFLOW_TRACKING_URI": uri, "SLMFLOW_LOCKS": str(locks), "PYTHONPATH": str(ROOT)}
     environment["MLFLOW_REGISTRY_URI"] = uri
-    command = [sys.executable, str(MOVER), NAME, str(rounds), *numbers]
+    command = [warm.python(), "-m", "tests.registry.mover", NAME, str(rounds), *numbers]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env={**os.environ, **environment}, text=True, **pipes)
 

@@ -27,19 +27,16 @@ def ending(count, finish="stop"):
     return event("", finish) + event(usage=usage) + b"data: [DONE]\n\n"
 
 
-class StandIn:
-    """Answers by the last message: `html`, `split`, `crlf`, `slow`, `long`, ...; a status; else an echo.
-
-    `gate` holds back the ends of `gated` and `long`."""
+class Server:
+    """One address, at which one stand-in after the other answers."""
 
     def __init__(self):
-        self.asked, self.gone, self.ready, self.token = [], 0, True, ""
-        self.gate = threading.Event()
+        self.stand_in = None
         routes = [
             Route("/", lambda _: page_response()),
-            Route("/health", self.health),
-            Route("/v1/models", self.models),
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/health", self.by("health")),
+            Route("/v1/models", self.by("models")),
+            Route("/v1/chat/completions", self.by("chat"), methods=["POST"]),
         ]
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
@@ -49,10 +46,27 @@ class StandIn:
         self.thread.start()
         wait_for(lambda: self.server.started)
 
+    def by(self, name):
+        async def answer(request):
+            return await getattr(self.stand_in, name)(request)
+
+        return answer
+
     def stop(self):
         self.server.should_exit = True
         self.thread.join()
         self.socket.close()
+
+
+class StandIn:
+    """Answers by the last message: `html`, `split`, `crlf`, `slow`, `long`, ...; a status; else an echo.
+
+    `gate` holds back the ends of `gated` and `long`."""
+
+    def __init__(self, url):
+        self.url = url
+        self.asked, self.gone, self.ready, self.token = [], 0, True, ""
+        self.gate = threading.Event()
 
     def refused(self, request):
         return self.token and request.headers.get("authorization") != f"Bearer {self.token}"

@@ -7,17 +7,24 @@ from playwright.sync_api import expect
 
 from tests.serving import browser as browsing
 from tests.serving.conftest import wait_for
-from tests.serving.stand_in_server import HOSTILE, SPLIT, StandIn
+from tests.serving.stand_in_server import HOSTILE, SPLIT, Server, StandIn
 
 browser = browsing.browser
 TOKEN = "secret"
 
 
-@pytest.fixture
-def server():
-    started = StandIn()
+@pytest.fixture(scope="module")
+def address():
+    started = Server()
     yield started
     started.stop()
+
+
+@pytest.fixture
+def server(address):
+    address.stand_in = StandIn(address.url)
+    yield address.stand_in
+    address.stand_in.gate.set()
 
 
 @pytest.fixture
