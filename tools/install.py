@@ -131,7 +131,7 @@ class Uv:
             command.append("--quiet")
         for name in files:
             command += ["-r", name]
-        return subprocess.run(command, cwd=ROOT, env=self.environment).returncode == 0
+        return subprocess.run(command, cwd=ROOT, env=self.environment, close_fds=False).returncode == 0
 
 
 def pin_of(package: str, files: list[str]) -> str:
@@ -157,19 +157,20 @@ def fill(venv: Path, files: list[str], *, anew: bool) -> None:
     """Install the pins, `anew` also what seems to be there: by uv, else by pip."""
     python = venv / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    brought = subprocess.run([*pip, pin_of("uv", ["requirements-dev.txt"])]).returncode == 0
+    brought = subprocess.run([*pip, pin_of("uv", ["requirements-dev.txt"])], close_fds=False).returncode == 0
     if brought and by_uv(python, files, anew=anew):
         return
     say("uv failed, pip goes on; its torch for Linux may bring CUDA, some 3 GB (README, Environments)")
     named = [word for name in files for word in ("-r", name)] + (["--force-reinstall"] if anew else [])
-    if status := subprocess.run([*pip, *named], cwd=ROOT).returncode:
+    if status := subprocess.run([*pip, *named], cwd=ROOT, close_fds=False).returncode:
         raise SystemExit(status)
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Two installations into one folder wait for each other."""
+    """Two installations into one folder wait for each other, also for what a killed one had started."""
     descriptor = os.open(ROOT, os.O_RDONLY)
+    os.set_inheritable(descriptor, True)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -1,5 +1,6 @@
 """.venv is what the requirement files pin, whatever came between; with the uv of this machine, and wheels made here."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -151,6 +152,24 @@ def test_after_an_installation_that_was_broken_off_all_is_installed_again(projec
     assert project.version("runtime") == "1"
     assert project.version("of_the_user") == "1"
     assert project.install() == (0, "")
+
+
+def test_the_next_one_waits_for_what_a_killed_one_had_started(project):
+    folder = os.open(project.folder, os.O_RDONLY)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        del project.environment["PIP_NO_INDEX"]
+        project.environment["PIP_INDEX_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        project.pin("runtime==3\n")
+        process = project.start()
+        silent.accept()
+        process.kill()
+        process.wait()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(folder)
 
 
 def test_half_an_environment_is_made_anew(project):
