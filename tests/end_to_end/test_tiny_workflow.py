@@ -171,7 +171,8 @@ def test_a_missed_gate_registers_nothing_says_why_and_fails(workflow, client):
 def test_a_step_that_fails_is_named_with_its_cause_its_log_and_the_command_that_resumes(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "model.gguf").write_text("not a gguf file")
-    done = run_warm(["-P", "model=./broken", "-P", "evaluate=quick"], tmp_path)
+    # Where it was typed is told by the `mlflow run` above a process: no fork stands there.
+    done = run_project(["-P", "model=./broken", "-P", "evaluate=quick"], tmp_path)
     assert done.returncode != 0
     assert "✗ fetch  model.gguf: cannot be read as GGUF" in done.stderr
     log = Path(re.search(r"its log: (.*)", done.stderr)[1])
