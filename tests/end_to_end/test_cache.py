@@ -11,11 +11,13 @@ import pytest
 from mlflow import MlflowClient
 
 from driver import graph
+from slmflow.quality.cost import busy
 from slmflow.sweep import variants
 from slmflow.workflow import runs
 from slmflow.workflow.item import State
 from slmflow.workflow.lookup import open_store
 from slmflow.workflow.outputs import INDEX
+from slmflow.workflow.parts import part_tag
 from slmflow.workflow.plan import make_plan, settle
 from slmflow.workflow.tags import NODE_TAG
 from tests import warm
@@ -174,7 +176,14 @@ def newest(node):
 
 @pytest.mark.slow
 def test_a_refactoring_upstream_measures_nothing_anew(store):
-    """Another key, the same content: fidelity is taken over by content, cost by content and machine."""
+    """Another key, the same content: fidelity is taken over by content, cost by content and machine.
+
+    Cost is measured anew where the machine was busy each time that it was measured.
+    """
+    client = MlflowClient()
+    earlier = client.search_runs(
+        ["0"], "attributes.run_name = 'evaluate_onnx' and attributes.status = 'FINISHED'"
+    )
     done = run_warm(
         [*WORDS[:2], "-P", "overrides=evaluate=quick driver.cache=false", "-e", "log_onnx"], store
     )
@@ -183,7 +192,12 @@ def test_a_refactoring_upstream_measures_nothing_anew(store):
     done = run_warm(WORDS, store)
     assert done.returncode == 0, done.stderr
     assert "evaluate_onnx     │ fidelity: as run" in done.stdout
-    assert "evaluate_onnx     │ cost: as run" in done.stdout
+    (again, *_) = client.search_runs(["0"], "attributes.run_name = 'evaluate_onnx'", max_results=1)
+    key = again.data.tags[part_tag("cost")]
+    same = [run for run in earlier if run.data.tags.get(part_tag("cost")) == key]
+    assert same
+    quiet = any(not busy(runs.json_artifact(run, "evaluation.json")) for run in same)
+    assert ("evaluate_onnx     │ cost: as run" in done.stdout) == quiet
     assert "tiny-phi3-onnx v1 @champion" in done.stdout
 
 

@@ -46,7 +46,7 @@ def test_the_files_own_codes_compute_as_its_weights_in_fp32(client):
     export = runs.json_artifact(newest(client, "export_onnx"), "export.json")
     assert (export["exporter"], export["options"]["level"]) == ("gguf", "precise")
     fidelity = runs.json_artifact(newest(client, "evaluate_onnx"), "evaluation.json")["fidelity"]
-    assert fidelity["tokens"] >= 1000
+    assert fidelity["tokens"] >= 500, "as the gate's margins need of a small model, two windows at least"
     assert fidelity["kl_mean"] < 1e-6
     assert fidelity["top1_agreement"] > 0.999
 
@@ -124,7 +124,7 @@ def latest_step(client, step):
 )
 def test_every_export_is_as_faithful_as_it_says(store, client, export, most):
     fidelity = runs.json_artifact(evaluate_variant(store, client, export), "evaluation.json")["fidelity"]
-    assert fidelity["tokens"] >= 1000
+    assert fidelity["tokens"] >= 500, "as the gate's margins need of a small model, two windows at least"
     assert fidelity["kl_mean"] < most
 
 
