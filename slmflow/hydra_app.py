@@ -1,7 +1,9 @@
 """Hydra's own views of the configuration: its help, and what a command line composes to.
 
-python driver.py --help
-python driver.py --cfg job model=tiny_phi3 gate.mode=warn
+    python driver.py --help
+    python driver.py --cfg job model=tiny_phi3 gate.mode=warn
+
+Nothing is run.
 """
 
 from __future__ import annotations
@@ -18,10 +20,9 @@ from slmflow.overrides import CONF, added, key_of, quoted, split_overrides
 from slmflow.sweep import variants
 from slmflow.words import CHOICES, read_words
 
-VIEWS = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--resolve", "-r")
-"""What Hydra shows instead of running anything."""
 TAKES_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--shell-completion", "-sc")
-OPTIONS = (*VIEWS, "--package", "-p", "--shell-completion", "-sc")
+OPTIONS = (*TAKES_VALUE, "--help", "-h", "--hydra-help", "--version", "--resolve", "-r")
+"""By which Hydra shows something instead of running anything."""
 
 
 def asks_hydra(words: list[str]) -> bool:

@@ -16,6 +16,8 @@ from slmflow.errors import SlmflowError, first_line
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PLAIN = re.compile(r"/?[A-Za-z_][A-Za-z0-9_./-]*")
 """A text that Hydra reads as itself without quotes, unless it is one of WORDS."""
+FLAGS = ("-m", "--multirun")
+"""Words among overrides by which every key may sweep."""
 WORDS = ("true", "false", "null", "inf", "nan")
 
 

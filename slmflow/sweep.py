@@ -11,9 +11,8 @@ from slmflow.config.applies import reason_against
 from slmflow.errors import SlmflowError
 from slmflow.hydra_compose import sweep_of
 from slmflow.model_words import model_tokens, split_choices
-from slmflow.overrides import added, key_of, parsed, split_overrides
+from slmflow.overrides import FLAGS, added, key_of, parsed, split_overrides
 
-FLAGS = ("-m", "--multirun")
 Choice = tuple[str, list[str]]
 """One value of a key as a label, and the overrides that it stands for."""
 

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from slmflow.errors import SlmflowError
 from slmflow.model_words import adapter_tokens, anchored
-from slmflow.overrides import CONF, key_of, split_overrides, token_of
+from slmflow.overrides import CONF, FLAGS, key_of, split_overrides, token_of
 
 CHOICES = ("experiment", "model", "export", "adapter", "overrides")
 """Parameters that every entry point which reads the configuration declares beside its upstream ids."""
-FLAGS = ("-m", "--multirun")
 SHELLS = ("bash", "sh", "dash", "zsh")
 
 
@@ -45,15 +44,12 @@ class Words:
         """
         own = self.declared.get("overrides", "")
         given = {key_of(token) for token in split_overrides(own)}
-        for key in self.keys:
+        experiment, adapter = self.declared.get("experiment"), self.declared.get("adapter")
+        for key in (*(["experiment"] if experiment else []), *self.keys):
             if key_of(key) in given:
                 raise SlmflowError(f"{key} is given as a parameter and in overrides: give it once")
-        tokens = []
-        if experiment := self.declared.get("experiment"):
-            if "experiment" in given:
-                raise SlmflowError("experiment is given as a parameter and in overrides: give it once")
-            tokens.append(f"+experiment={experiment}")
-        if adapter := self.declared.get("adapter"):
+        tokens = [f"+experiment={experiment}"] if experiment else []
+        if adapter:
             tokens += adapter_tokens(adapter)
         text = shlex.join(tokens)
         keys = shlex.join(token_of(key, value) for key, value in self.keys.items())

@@ -20,7 +20,7 @@ from slmflow.files import read_json
 from slmflow.quality.alike import finite, same_source
 from slmflow.quality.amount import Amount
 from slmflow.quality.items import Items, read_items
-from slmflow.quality.order import nested
+from slmflow.quality.order import first, nested
 from slmflow.quality.windows import digest_of, spread
 from slmflow.registry.aliases import standing
 from slmflow.registry.names import registered_name
@@ -103,9 +103,8 @@ class Ask:
 
     def first(self, count: int) -> Items:
         """The first items that are asked, in the order of the set."""
-        chosen = {item.id for item in self.order[:count]}
         assert self.whole is not None
-        return Items(tuple(item for item in self.whole.rows if item.id in chosen))
+        return Items(tuple(first(self.whole.rows, count)))
 
     def _range(self, again: int | None, need: float, there: int, known: list[int]) -> tuple[int, int]:
         if again is not None:

@@ -235,12 +235,11 @@ def words_of(run: Run) -> dict[str, str]:
 
 
 def record_params(run: Run, params: dict[str, str]) -> None:
-    """Put params on a run where `mlflow run` or a driver has not done so (a step run by hand).
+    """Put params on a run as it began, where `mlflow run` or a driver has not (a step run by hand).
 
     MLflow refuses a param that is there with another value, and `mlflow run` logs values in a shell's quotes.
     """
-    there = MlflowClient().get_run(run.info.run_id).data.params
-    missing = [Param(name, value) for name, value in params.items() if name not in there]
+    missing = [Param(name, value) for name, value in params.items() if name not in run.data.params]
     if missing:
         MlflowClient().log_batch(run.info.run_id, params=missing)
 

@@ -94,14 +94,13 @@ def _run(step: str, chosen: list[Variant], given: Words, ids: dict[str, str]) ->
             name = f"{step} {composition.config.model.name} {composition.choices['export']}"
             mlflow.set_tag("mlflow.runName", name)
         mlflow.log_text(composition.yaml, "config.yaml")
-        runs.record_params(run, params_of(words["overrides"]))
+        runs.record_params(run, {**params_of(words["overrides"]), **ids})
         try:
             if not launched:
                 launch.record_checkout()
             if is_step:
                 from slmflow.workflow.step import run_step
 
-                runs.record_params(run, ids)
                 work = import_module(f"steps.{step}").work
                 run_step(step, work, composition, upstream, run)
             else:
