@@ -10,7 +10,8 @@ import numpy as np
 
 from slmflow.errors import SlmflowError
 from slmflow.quality.candidates import in_common
-from slmflow.quality.tasks import NEW_TOKENS, Row, chat_of, judged, line_of, rows_in
+from slmflow.quality.items import NEW_TOKENS
+from slmflow.quality.tasks import Row, chat_of, judged, line_of, rows_in
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError
 from slmflow.quality.asking import check_lengths
+from slmflow.quality.items import NEW_TOKENS
 from slmflow.quality.tasks import (
     MEASURES,
-    NEW_TOKENS,
     Row,
     chat_of,
     judged,

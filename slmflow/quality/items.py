@@ -34,6 +34,8 @@ FIELDS: dict[str, dict[str, type]] = {
     "json": {"prompt": str, "schema": dict},
 }
 """Kind to its fields; multiple choice has either `question` or `text`."""
+NEW_TOKENS = {"closed": 12, "instruction": 64, "json": 64}
+"""Tokens of an answer, at most, of a kind that is answered in words."""
 NAMES = {
     str: "a text that is not empty",
     int: "a whole number",

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from slmflow.quality.candidates import Chat
     from slmflow.quality.items import Item
 
-NEW_TOKENS = {"closed": 12, "instruction": 64, "json": 64}
-"""Tokens of an answer, at most."""
 SHOWN = (
     ("What is the capital of Portugal?", "Lisbon"),
     ("How many fingers are on one hand?", "5"),

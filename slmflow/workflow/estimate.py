@@ -27,8 +27,6 @@ BANDWIDTH = 12e9
 """Bytes of memory a second, about."""
 LETTERS = 4
 """Of a token, about."""
-ANSWERS = {"multiple_choice": 0, "closed": 12, "instruction": 64, "json": 64}
-"""Tokens of an answer, at most: NEW_TOKENS of `slmflow.quality.tasks`, which imports NumPy."""
 ROWS = 16
 """Answers that are decoded together, about."""
 STARTING = 20.0
@@ -80,11 +78,13 @@ def _questions(config: Config) -> list[Question]:
 
 
 def _costs(config: Config, parameters: int, questions: list[Question]) -> Callable[[Amount], float]:
+    from slmflow.quality.items import NEW_TOKENS
+
     pace = Pace(physical_cores() * FLOPS / (2 * parameters), 4 * parameters / BANDWIDTH, ROWS)
     loads = []
     for question in questions:
         letters = len(question.prompt) + sum(map(len, question.fields.get("choices", [])))
-        loads.append((letters // LETTERS + 1, ANSWERS[question.kind]))
+        loads.append((letters // LETTERS + 1, NEW_TOKENS.get(question.kind, 0)))
     window = 2.4 * config.evaluate.window / pace.reading + 32 * pace.step
     return costs(pace, window, loads, STARTING + SINGLE * pace.step)
 

@@ -3,12 +3,10 @@
 import json
 import subprocess
 
-import mlflow
 import pytest
-from mlflow import MlflowClient
 
 from slmflow.workflow import runs
-from tests.conftest import ROOT, run_warm, store_uri
+from tests.conftest import ROOT, run_warm
 
 pytestmark = pytest.mark.slow
 COMMIT = "b778ae0"
@@ -25,13 +23,6 @@ def store(tmp_path_factory):
     done = run_warm(["-P", "model=tiny_phi3", "-P", f"overrides={WORDS}"], folder, root=clone)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
-
-
-@pytest.fixture
-def client(store):
-    mlflow.set_tracking_uri(store_uri(store))
-    yield MlflowClient()
-    mlflow.set_tracking_uri(None)
 
 
 def evaluation_of(client, version):

@@ -30,13 +30,6 @@ def store(tmp_path_factory):
     return store
 
 
-@pytest.fixture
-def client(store):
-    mlflow.set_tracking_uri(store_uri(store))
-    yield MlflowClient()
-    mlflow.set_tracking_uri(None)
-
-
 def newest(client, name):
     (run, *_) = client.search_runs(["0"], f"attributes.run_name = '{name}'", max_results=1)
     return run

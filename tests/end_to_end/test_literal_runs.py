@@ -9,12 +9,10 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow import MlflowClient
 
 from slmflow.workflow import runs
 from slmflow.workflow.steps import STEPS
 from tests.conda_stand_in import make_conda
-from tests.conftest import store_uri
 from tests.documented import commands, form
 from tests.free_port import free_port
 from tests.typed import checkout, git, typed, uv_torch
@@ -41,13 +39,6 @@ def conda(tmp_path_factory):
     home = make_conda(tmp_path_factory.mktemp("conda"))
     yield home
     shutil.rmtree(home)  # 2 GB
-
-
-@pytest.fixture
-def client(store):
-    mlflow.set_tracking_uri(store_uri(store))
-    yield MlflowClient()
-    mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture(scope="module")

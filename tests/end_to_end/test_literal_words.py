@@ -50,13 +50,6 @@ def store(tiny, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def client(store):
-    mlflow.set_tracking_uri(store_uri(store))
-    yield MlflowClient()
-    mlflow.set_tracking_uri(None)
-
-
 def newest(client, entry):
     """The latest run that `mlflow run` itself made of an entry point."""
     found = client.search_runs(["0"], f"tags.`mlflow.project.entryPoint` = '{entry}'")
