@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -134,17 +135,23 @@ def test_an_interruption_stops_the_children_and_leaves_no_run_running(tmp_path, 
 
 def living(store):
     """Processes of drivers and steps that work on this store."""
-    import psutil
-
     found = []
     for process in psutil.process_iter():
         try:
             mine = process.environ().get("MLFLOW_TRACKING_URI") == store_uri(store)
             if mine and any("steps." in word or word == "driver.py" for word in process.cmdline()):
                 found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
+
+
+def is_driver(process, parent):
+    """Whether it is a driver that this parent started, and that has not ended meanwhile."""
+    try:
+        return "driver.py" in process.cmdline() and process.ppid() == parent
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.slow
@@ -182,13 +189,13 @@ def test_thirty_sudden_deaths_at_random_moments_cost_nothing_but_time(tmp_path, 
             process.communicate()
             continue
         victims = living(tmp_path)
-        drivers = [victim for victim in victims if "driver.py" in victim.cmdline()]
-        drivers = [driver for driver in drivers if driver.ppid() == warm.fork_of(process.pid)]
+        drivers = [victim for victim in victims if is_driver(victim, warm.fork_of(process.pid))]
         children = [victim for victim in victims if victim not in drivers]
         kind = dice.choice(("driver", "child", "all"))
         chosen = {"driver": drivers, "child": children[:1], "all": victims}[kind] or victims
         for victim in chosen:
-            victim.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself
+                victim.send_signal(signal.SIGKILL)
         if kind == "all":
             with contextlib.suppress(ProcessLookupError):  # nothing of it was left
                 os.killpg(process.pid, signal.SIGKILL)
