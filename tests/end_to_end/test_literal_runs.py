@@ -112,6 +112,14 @@ def test_the_bare_run_is_the_same_workflow_and_needs_no_more_than_conda_on_the_p
     assert done.stdout.count("reused, run") == 7
 
 
+def test_make_run_is_mlflow_run_in_the_environment_that_make_made(bare, project, store):
+    """Without the installation: this environment stands for the one that `make` would make and activate."""
+    done = typed("make -o runtime run ACTIVATE=true ARGS='-P model=tiny_phi3'", project, store)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.splitlines()[0] == "true && mlflow run . --env-manager local -P model=tiny_phi3"
+    assert done.stdout.count("reused, run") == 7
+
+
 def test_without_conda_the_bare_run_ends_in_one_line_that_names_it(project, tmp_path):
     done = typed("mlflow run . -P model=tiny_phi3", project, tmp_path)
     assert done.returncode == 1
@@ -323,11 +331,3 @@ def test_a_documented_example_does_what_it_says(bare, project, store, client, ex
     run = newest(client, command.split()[4])
     assert run.info.status == "FINISHED"
     assert run.data.tags.get("mlflow.project.env") is None, "MLflow's mark of an environment that it made"
-
-
-def test_make_run_is_mlflow_run_in_the_environment_that_make_made(bare, project, store):
-    """Without the installation: this environment stands for the one that `make` would make and activate."""
-    done = typed("make -o runtime run ACTIVATE=true ARGS='-P model=tiny_phi3'", project, store)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.splitlines()[0] == "true && mlflow run . --env-manager local -P model=tiny_phi3"
-    assert done.stdout.count("reused, run") == 7
