@@ -25,8 +25,8 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
     import torch
     from huggingface_hub import ModelCard
 
-    from slmflow.export import export_folder
-    from slmflow.export.proofs import prove
+    from slmflow.export import Codes, export_folder
+    from slmflow.export.proofs import arithmetic, prove
     from slmflow.files import digests_under
     from slmflow.packaging import pinned
     from slmflow.packaging.onnx_model import MODELS, model_config, requirements, signature
@@ -40,7 +40,7 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
     from slmflow.quality.windows import windows_of
     from slmflow.registry.gate import judge
     from slmflow.sources import take
-    from slmflow.sources.huggingface import make_huggingface
+    from slmflow.sources.huggingface import codes_in, make_huggingface
     from slmflow.sources.manifest import build_manifest
     from slmflow.text import text_of
 
@@ -61,8 +61,10 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
         mlflow.log_artifacts(str(taken.folder), "source")
         now = done("fetch", now)
         onnx = folder / "onnx"
-        export_folder(config.export, huggingface, onnx, folder / "scratch")
-        prove(onnx, huggingface, config.export.precision)
+        kind = codes_in(taken.folder)
+        codes = Codes(kind, taken.folder) if kind else None
+        export_folder(config.export, huggingface, onnx, folder / "scratch", codes)
+        prove(onnx, huggingface, arithmetic(config.export))
         digests_under(onnx)
         mlflow.log_artifacts(str(onnx), "onnx")
         now = done("export_onnx", now)

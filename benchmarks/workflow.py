@@ -103,7 +103,7 @@ def cold(name: str, words: dict[str, str], at_most: float | None) -> list[Row]:
         began = time.perf_counter()
         by_hand = [sys.executable, "-m", "benchmarks._by_hand", str(hand)]
         by_hand += [f"{key}={value}" for key, value in words.items()]
-        done = subprocess.run(by_hand, cwd=ROOT, check=True, capture_output=True, text=True)
+        done = subprocess.run(by_hand, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
         hand_seconds = time.perf_counter() - began
         hand_wrote = written() - before
         print(done.stdout)
