@@ -24,7 +24,7 @@ FLIPS = 0.1
 default model differs from its pipeline on 0.03, and each of two candidates may differ on its own."""
 
 
-def rows_for(gate: GateConfig, parameters: int | None) -> list[Threshold]:
+def rows_for(gate: GateConfig, parameters: float | None) -> list[Threshold]:
     """The rows that can judge a candidate of a size, whatever its precision; an unknown one is large."""
     size = math.inf if parameters is None else parameters
     found = []
@@ -36,7 +36,7 @@ def rows_for(gate: GateConfig, parameters: int | None) -> list[Threshold]:
     return found
 
 
-def tokens_needed(gate: GateConfig, parameters: int | None) -> float:
+def tokens_needed(gate: GateConfig, parameters: float | None) -> float:
     """Scored tokens with which an identical model passes every row of its size; infinite where none suffice.
 
     Both errors are those of independent samples, as the gate takes them. Agreement varies most where it is

@@ -47,7 +47,7 @@ def too_little(run: Found, item: Item, store: Store) -> str | None:
     return f"the gate's margins need {wanted}, it asked {_shown(asked)}"
 
 
-def needed(config: Config, parameters: int | None) -> tuple[float, float]:
+def needed(config: Config, parameters: float | None) -> tuple[float, float]:
     """Windows and items that the gate's margins need; infinite where none suffice."""
     scored = config.evaluate.window - 1 - config.evaluate.window // 2
     tokens = tokens_needed(config.gate, parameters)

@@ -47,7 +47,7 @@ def estimate(item: Item, store: Store) -> str:
     if config.evaluate.minutes is None:
         return f"asks {_shown(config, most)}, if the text has so many"
     parameters = _parameters(item, store)
-    windows, items = needed(config, parameters)
+    windows, items = min(needed(config, size) for size in _sizes(config, parameters))
     least = Amount(int(min(windows, most.windows)), int(min(items, most.items)))
     at_least = f"at least {_shown(config, least)} by the gate's margins"
     minutes = config.evaluate.minutes_for(parameters)
@@ -60,6 +60,13 @@ def estimate(item: Item, store: Store) -> str:
     if amount == least:
         return f"asks {_shown(config, least)}, as the gate's margins need, {took}"
     return f"asks about {_shown(config, amount)}, {took}; {at_least}"
+
+
+def _sizes(config: Config, parameters: int | None) -> list[float]:
+    """The model's; while it is not known, one of each range that the gate tells apart."""
+    if parameters is not None:
+        return [parameters]
+    return [0, *(row.max_parameters for row in config.gate.thresholds)]
 
 
 def _shown(config: Config, amount: Amount) -> str:

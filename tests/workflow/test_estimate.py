@@ -29,12 +29,14 @@ def note(overrides=""):
     return item.note
 
 
-def test_a_model_of_unknown_size_is_asked_what_the_gate_needs_of_the_largest(store):
+def test_a_model_of_unknown_size_is_asked_no_less_than_the_gate_needs_of_any(store):
     assert note() == (
-        "asks at least 765 tokens and 151 items by the gate's margins, more as time allows "
+        "asks at least 510 tokens and 151 items by the gate's margins, more as time allows "
         "(1 minute below 500 M parameters, else 10)"
     )
     assert note("evaluate.minutes=3").endswith("more as time allows (3 minutes)")
+    looser = "gate.thresholds.0.max_top1_decrease=1 gate.thresholds.0.max_kl_increase=inf"
+    assert note(looser).startswith("asks at least 0 tokens and 151 items")
 
 
 def test_no_limit_and_a_run_to_ask_like_need_no_estimate(store):
