@@ -23,7 +23,7 @@ from slmflow.files import cache_folder, canonical_digest
 from slmflow.workflow.locks import held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 FOLDER = "SLMFLOW_ENVIRONMENTS"
 """Environment variable with the folder of the environments; `environments` in the user's cache if not set."""
@@ -121,14 +121,24 @@ def _site_packages(folder: Path) -> Path:
 def _link(folder: Path, found: list[Distribution]) -> None:
     target, made = _site_packages(folder), set[Path]()
     for dist in found:
-        for name in dist.files or []:
-            if ".." in name.parts or name.is_absolute():  # scripts and manual pages
-                continue
+        for name in _files_of(dist):
             place = target / name
             if place.parent not in made:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 made.add(place.parent)
             _link_file(Path(str(dist.locate_file(name))), place)
+
+
+def _files_of(dist: Distribution) -> Iterator[Path]:
+    """What lies in site-packages, and what Python has compiled of it here, which uv does not list."""
+    for name in map(Path, dist.files or []):
+        if ".." in name.parts or name.is_absolute():  # scripts and manual pages
+            continue
+        yield name
+        if name.suffix == ".py":
+            compiled = name.parent / "__pycache__" / f"{name.stem}.{sys.implementation.cache_tag}.pyc"
+            if Path(str(dist.locate_file(compiled))).exists():
+                yield compiled
 
 
 def _link_file(source: Path, place: Path) -> None:

@@ -204,7 +204,7 @@ class Killer(Asker):
     def ask(self, body):
         self.asked += 1
         if self.asked in self.at and self._process:
-            os.kill(self._process.pid, signal.SIGKILL)
+            os.kill(warm.fork_of(self._process.pid), signal.SIGKILL)
         return super().ask(body)
 
 

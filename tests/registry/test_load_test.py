@@ -2,8 +2,10 @@
 
 import shutil
 from importlib.metadata import distribution
+from importlib.util import cache_from_source
 from pathlib import Path
 
+import jinja2
 import mlflow
 import pytest
 
@@ -67,6 +69,15 @@ def test_an_environment_is_made_once_and_again_where_a_crash_left_half_of_it(env
     assert linked_environment("jinja2") == first
     assert module.exists()
     assert distribution("jinja2").locate_file("jinja2/__init__.py").exists()
+
+
+def test_what_python_compiled_here_is_linked_too_though_the_installer_lists_none_of_it(environments):
+    compiled = Path(cache_from_source(jinja2.__file__))
+    assert compiled.exists()
+    (linked,) = linked_environment("jinja2").glob(
+        f"lib/python*/site-packages/jinja2/__pycache__/{compiled.name}"
+    )
+    assert linked.samefile(compiled)
 
 
 def test_a_packaged_model_answers_with_its_requirements_alone_and_is_asked_once(model, environments):
