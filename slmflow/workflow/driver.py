@@ -16,7 +16,14 @@ from slmflow.errors import SlmflowError
 from slmflow.registry.admission import refuse_early, refuse_licence
 from slmflow.tracking import is_outage, last_words
 from slmflow.workflow import launch, report, runs
-from slmflow.workflow.ending import close_children, last_line, reap, stop, warn_of_private_files
+from slmflow.workflow.ending import (
+    close_children,
+    interruptions_held_back,
+    last_line,
+    reap,
+    stop,
+    warn_of_private_files,
+)
 from slmflow.workflow.item import Item, State
 from slmflow.workflow.liveness import HEARTBEAT_TAG, beating, is_alive, remove_scratch
 from slmflow.workflow.locks import held
@@ -208,8 +215,9 @@ class Driver:
             return
         item.run_id = run.info.run_id
         self._terminal.line(f"● {item.name}  {item.reason}, run {run.info.run_id}")
-        child = slot.start(run, item.node.step, parameters, report.log_of(run))
-        self._running[item.name] = (item, run, child, time.time())
+        with interruptions_held_back():
+            child = slot.start(run, item.node.step, parameters, report.log_of(run))
+            self._running[item.name] = (item, run, child, time.time())
         MlflowClient().set_tag(run.info.run_id, HEARTBEAT_TAG, child.heartbeat())
 
     def _store_name(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,37 @@ def _look(run_id: str) -> Found | None:
         if is_absent(error):
             return None
         raise
+
+
+@contextlib.contextmanager
+def interruptions_held_back() -> Iterator[None]:
+    """An interruption that comes within is raised at the end, a second one at once.
+
+    So that a child that has been started is known to whoever stops the children.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no signal is handled there
+        yield
+        return
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in found.items() if callable(handler)}
+    arrived: list[int] = []
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def hold_back(number: int, _: object) -> None:
+        arrived.append(number)
+        restore()
+
+    for number in handlers:
+        signal.signal(number, hold_back)
+    try:
+        yield
+    finally:
+        restore()
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def stop(children: Iterable[tuple[str, Run, Child]], say: Callable[[str], None]) -> None:
