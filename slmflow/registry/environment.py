@@ -12,6 +12,7 @@ import subprocess
 import sys
 import venv
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +137,7 @@ def _files_of(dist: Distribution) -> Iterator[Path]:
             continue
         yield name
         if name.suffix == ".py":
-            compiled = name.parent / "__pycache__" / f"{name.stem}.{sys.implementation.cache_tag}.pyc"
+            compiled = Path(cache_from_source(str(name)))
             if Path(str(dist.locate_file(compiled))).exists():
                 yield compiled
 

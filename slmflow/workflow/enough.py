@@ -47,10 +47,13 @@ def too_little(run: Found, item: Item, store: Store) -> str | None:
     return f"the gate's margins need {wanted}, it asked {_shown(asked)}"
 
 
-def needed(config: Config, parameters: float | None) -> tuple[float, float]:
-    """Windows and items that the gate's margins need; infinite where none suffice."""
+def needed(config: Config, *sizes: float | None) -> tuple[float, float]:
+    """Windows and items that the gate's margins need; infinite where none suffice.
+
+    Of a model with so many parameters; of several sizes, what the least demanding one needs.
+    """
     scored = config.evaluate.window - 1 - config.evaluate.window // 2
-    tokens = tokens_needed(config.gate, parameters)
+    tokens = min(tokens_needed(config.gate, size) for size in sizes)
     windows = math.ceil(tokens / scored) if tokens < math.inf else math.inf
     if config.evaluate.items == "none":
         return windows, 0

@@ -47,7 +47,7 @@ def estimate(item: Item, store: Store) -> str:
     if config.evaluate.minutes is None:
         return f"asks {_shown(config, most)}, if the text has so many"
     parameters = _parameters(item, store)
-    windows, items = min(needed(config, size) for size in _sizes(config, parameters))
+    windows, items = needed(config, *_sizes(config, parameters))
     least = Amount(int(min(windows, most.windows)), int(min(items, most.items)))
     at_least = f"at least {_shown(config, least)} by the gate's margins"
     minutes = config.evaluate.minutes_for(parameters)
