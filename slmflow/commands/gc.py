@@ -6,6 +6,8 @@
 Dry unless `delete=true`. Deleted runs and LoggedModels are only marked: `mlflow runs restore` brings a run
 back (its LoggedModel is made anew), and the `mlflow gc` line that is printed frees the disk. A registered
 model or version is never touched, nor anything that one was made from, nor what a running driver has.
+Environments beside the main one (load tests, recorded versions, exporters) are deleted when nobody used them
+for 30 days; what needs one again makes it again.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from mlflow import MlflowClient
 from tqdm import tqdm
 
 from slmflow.artifacts import folder_of
+from slmflow.environments.maker import remove, unused_for
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import files_under
 from slmflow.registry.versions import versions_of
@@ -30,12 +33,14 @@ from slmflow.workflow.tags import KIND_TAG, STEP_TAG, upstream_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 PARAMETERS = ("delete",)
 KINDS = ("driver", "step")
+UNUSED_DAYS = 30
 
 
 def lineage(kept: set[str], by_id: dict[str, Run]) -> set[str]:
@@ -114,10 +119,15 @@ def run(argv: list[str]) -> int:
         loose = [found for found in ours if found.info.run_id not in reached]
         models = _models_of(client, experiment, {found.info.run_id for found in loose}, versions)
         _show(loose, models)
-        mlflow.log_dict({"runs": [r.info.run_id for r in loose], "models": sorted(models)}, "gc.json")
+        old = unused_for(UNUSED_DAYS)
+        _show_environments(old)
+        gone = {"environments": [str(folder) for folder, _ in old]}
+        mlflow.log_dict({"runs": [r.info.run_id for r in loose], "models": sorted(models), **gone}, "gc.json")
         if delete == "true":
             _delete(client, loose, models)
-        elif loose:
+            for folder, _ in tqdm(old, "deleting environments", disable=not old):
+                remove(folder)
+        elif loose or old:
             print("nothing was deleted: add -P delete=true")
     return 0
 
@@ -138,16 +148,23 @@ def _show(loose: list[Run], models: dict[str, str]) -> None:
     for found in loose:
         print(f"{found.info.run_id}  {found.info.status:<8}  {found.info.run_name}")
     print(f"{len(loose)} runs and {len(models)} LoggedModels that no registered version stands on", end="")
-    print(f", {_freed([*(r.info.artifact_uri for r in loose), *models.values()]) / 1e6:,.0f} MB")
+    places = map(folder_of, [*(r.info.artifact_uri for r in loose), *models.values()])
+    print(f", {_freed([place for place in places if place is not None and place.is_dir()]) / 1e6:,.0f} MB")
 
 
-def _freed(places: list[str]) -> int:
+def _show_environments(old: list[tuple[Path, str]]) -> None:
+    if old:
+        print("\n".join(f"{folder}  environment of {words}" for folder, words in old))
+        freed = _freed([folder for folder, _ in old]) / 1e6
+        print(f"{len(old)} environments that nobody used for {UNUSED_DAYS} days, {freed:,.0f} MB")
+
+
+def _freed(folders: list[Path]) -> int:
     """Bytes that would be free: files with another hard link elsewhere stay."""
     links: dict[int, list[int]] = {}
-    for uri in places:
-        folder = folder_of(uri)
-        for path in files_under(folder) if folder is not None and folder.is_dir() else []:
-            stat = path.stat()
+    for folder in folders:
+        for path in files_under(folder):
+            stat = path.lstat()
             seen = links.setdefault(stat.st_ino, [stat.st_nlink, 0, stat.st_size])
             seen[1] += 1
     return sum(size for all_links, ours, size in links.values() if ours >= all_links)

@@ -8,7 +8,7 @@ Tiny, offline:
     mlflow run . -e reproduce --env-manager local -P run_id=<that id>
 
 The commit is checked out anew into a temporary folder, with the logged changes of a dirty tree. Where the
-installed versions differ from the recorded ones, a virtual environment of those is built. Every step up to
+installed versions differ from the recorded ones, an environment of those is made. Every step up to
 `evaluate` runs there; nothing is registered. Exit status 1 where a content digest or a fidelity figure
 differs; differences of the record (times, host, memory) are listed only.
 """
@@ -27,6 +27,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from slmflow.environments.maker import Purpose, environment
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import sha256_of
 from slmflow.overrides import key_of
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PARAMETERS = ("run_id",)
+RECORDED = Purpose("the recorded versions", "correct pip's configuration, or install them and repeat there")
 
 
 def run(argv: list[str]) -> int:
@@ -64,7 +66,7 @@ def run(argv: list[str]) -> int:
     with command_run("reproduce") as here, tempfile.TemporaryDirectory(prefix="slmflow-") as scratch:
         original = driver_run(arguments["run_id"])
         clone = check_out(original, Path(scratch))
-        python = interpreter(original, Path(scratch))
+        python = interpreter(original)
         repeated = repeat(original, clone, python, here)
         findings, record = compare_runs(original, repeated)
         mlflow.log_dict({"findings": findings, "record": record}, "reproduction.json")
@@ -128,8 +130,8 @@ def _checked(done: subprocess.CompletedProcess[bytes], what: str) -> None:
         raise SlmflowError(f"{what}: {said[-1] if said else 'git said nothing'}")
 
 
-def interpreter(original: Run, scratch: Path) -> str:
-    """A Python with the recorded versions: this one if it has them, else a new virtual environment's."""
+def interpreter(original: Run) -> str:
+    """A Python with the recorded versions: this one if it has them, else that of an environment of them."""
     recorded = runs.local_path_of(original, launch.ENVIRONMENT).read_text()
     wanted = own_distributions(recorded)
     here = own_distributions(installed())
@@ -137,18 +139,11 @@ def interpreter(original: Run, scratch: Path) -> str:
         print("environment: the recorded versions are installed here")
         return sys.executable
     differing = sorted(set(wanted) ^ set(here))
-    print(f"environment: building the recorded one, as {', '.join(differing[:4])} … differ", flush=True)
-    pins = scratch / "requirements.txt"
-    # With pip, by which `fetch` downloads: the one that a new environment begins with is older. A local
-    # label such as torch's +cpu names a build, which only some indexes have.
-    pins.write_text("".join(f"{line.split('+')[0]}\n" for line in recorded.splitlines()))
-    venv = scratch / "venv"
-    python = str(venv / "bin" / "python")
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    command = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    done = subprocess.run([*command, "-r", str(pins)], capture_output=True)
-    _checked(done, "cannot install the recorded versions")
-    return python
+    print(f"environment: the recorded one, as {', '.join(differing[:4])} … differ", flush=True)
+    # With pip, by which `fetch` downloads. A local label such as torch's +cpu names a build, which only
+    # some indexes have.
+    pins = "".join(f"{line.split('+')[0]}\n" for line in recorded.splitlines())
+    return str(environment(pins, RECORDED, is_locked=True).python)
 
 
 def repeat(original: Run, clone: Path, python: str, here: Run) -> Run:

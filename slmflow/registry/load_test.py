@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmflow.config import LoadTest
+from slmflow.environments.installer import last_line
+from slmflow.environments.maker import Purpose, environment
 from slmflow.errors import SlmflowError
-from slmflow.registry.environment import installed_environment, last_line, linked_environment, python_of
 
 if TYPE_CHECKING:
     from slmflow.config import GateConfig
@@ -24,6 +25,10 @@ KEPT = ("LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 """Variables that the fresh process keeps of this one's."""
 
 
+REQUIREMENTS = Purpose(
+    "the packaged requirements",
+    "correct pip's configuration, or choose gate.load_test=here, which needs none",
+)
 PROBE_SECONDS = 1800.0
 """A model that has not answered by then does not load."""
 
@@ -55,22 +60,19 @@ def load_test(folder: Path, fingerprint: str, gate: GateConfig) -> Loaded:
     if gate.load_test is LoadTest.here:
         _probe(Path(sys.executable), folder, "a fresh process of this environment")
         return Loaded("here", True, "loads in a fresh process of this environment")
-    environment, how = _environment((folder / "requirements.txt").read_text(), gate.load_test)
-    passed = environment / PASSED / fingerprint
+    linked = gate.load_test is LoadTest.linked
+    text = (folder / "requirements.txt").read_text()
+    made = environment(text, REQUIREMENTS, is_locked=False, linked=linked)
+    passed = made.folder / PASSED / fingerprint
     if not passed.exists():
-        _probe(python_of(environment), folder, f"an environment of its requirements alone ({environment})")
+        _probe(made.python, folder, f"an environment of its requirements alone ({made.folder})")
         passed.parent.mkdir(exist_ok=True)
         passed.touch()
-    words = f"loads in an environment of its requirements alone, {how}"
-    return Loaded(how.split(" ", maxsplit=1)[0], True, words)
-
-
-def _environment(requirements: str, wanted: LoadTest) -> tuple[Path, str]:
-    if wanted is LoadTest.linked:
-        linked = linked_environment(requirements)
-        if linked is not None:
-            return linked, "linked from here"
-    return installed_environment(requirements), "installed"
+    how = "installed"
+    if linked:
+        how = "linked from here" + (f" but for {', '.join(made.installed)}" if made.installed else "")
+    mode = "installed" if made.installed else "linked"
+    return Loaded(mode, True, f"loads in an environment of its requirements alone, {how}")
 
 
 def _probe(python: Path, folder: Path, where: str) -> None:

@@ -105,6 +105,6 @@ def test_a_recorded_environment_is_built_with_its_pip(store, tmp_path):
     """`fetch` downloads wheels by pip with options that the pip of a new environment need not have."""
     with mlflow.start_run() as run:
         mlflow.log_text("pip==26.2.1\nsix==1.17.0\n", "installed.txt")
-    python = interpreter(run, tmp_path)
+    python = interpreter(run)
     said = subprocess.run([python, "-m", "pip", "freeze", "--all"], capture_output=True, text=True).stdout
     assert {"pip==26.2.1", "six==1.17.0"} <= set(said.split())

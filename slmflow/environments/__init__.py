@@ -1,0 +1,1 @@
+"""Environments beside the main one, each made from a list of requirements."""

@@ -1,0 +1,138 @@
+"""The maker of environments: each is made once for its list and kept in the user's cache folder.
+
+Distributions that are installed here in the version asked for are linked, the others installed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+from slmflow.environments import requirements as asked
+from slmflow.environments.installer import install
+from slmflow.environments.links import link
+from slmflow.errors import SlmflowError
+from slmflow.files import cache_folder, canonical_digest, read_json, write_json
+from slmflow.workflow.locks import held
+
+FOLDER = "SLMFLOW_ENVIRONMENTS"
+"""Environment variable with the folder of the environments; `environments` in the user's cache if not set."""
+WHOLE = "complete"
+"""File in an environment that is whole: what for, how it was made. Its time is that of the last use."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment that holds what a list asks for and nothing else."""
+
+    folder: Path
+    installed: list[str]
+    """The requirements that were installed, not linked from here."""
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """Why an environment is made, for those who wait for it."""
+
+    words: str
+    """As in `… of the load test`."""
+    otherwise: str
+    """What to do where it cannot be made."""
+
+
+def environment(text: str, purpose: Purpose, *, is_locked: bool, linked: bool = True) -> Environment:
+    """The environment of a requirements file's text, made now unless there is one.
+
+    `is_locked`: the list names all that is needed, and nothing is resolved. Without `linked` all of it is
+    installed. What a crash left half is made anew. Raises SlmflowError, one line, where it cannot be made.
+    """
+    lines = list(asked.plain_lines(text))
+    split = (asked.locked if is_locked else asked.with_all_they_require)(lines)
+    if not linked:
+        split = asked.Split({}, lines)
+    # The folder of this environment is not among the parts: hard links outlive it, and lead to equal files.
+    versions = sorted(f"{name}=={found.version}" for name, found in split.here.items())
+    parts = [sorted(lines), is_locked, versions, sys.version, platform.platform()]
+    made = Environment(environments_folder() / canonical_digest(parts)[:16], split.missing)
+    with held(f"environment {made.folder}"):
+        if not _is_whole(made):
+            _announce(split, purpose)
+            shutil.rmtree(made.folder, ignore_errors=True)
+            try:
+                needs = _fill(made, split, split.missing if is_locked else lines, resolve=not is_locked)
+            except BaseException as error:
+                shutil.rmtree(made.folder, ignore_errors=True)
+                if not isinstance(error, SlmflowError):
+                    raise
+                what = f"the environment of {purpose.words} cannot be made"
+                raise SlmflowError(f"{what}: {error}; {purpose.otherwise}") from None
+            record = {"for": purpose.words, "installed": split.missing, "needs": needs}
+            write_json(made.folder / WHOLE, record)
+    os.utime(made.folder / WHOLE)
+    return made
+
+
+def _fill(made: Environment, split: asked.Split, lines: list[str], *, resolve: bool) -> str | None:
+    """Link and install; returns the folder without which the links lead nowhere, None for hard ones."""
+    venv.create(made.folder, symlinks=True, with_pip=False)
+    symbolic = link(split.here.values(), next((made.folder / "lib").glob("python*/site-packages")))
+    if split.missing:
+        listed = made.folder / "requirements.txt"
+        listed.write_text("".join(f"{line}\n" for line in lines))
+        install(made.python, listed, resolve=resolve)
+    return sys.prefix if symbolic else None
+
+
+def environments_folder() -> Path:
+    """Where the environments are; each may be deleted at any time."""
+    return Path(os.environ.get(FOLDER) or cache_folder() / "environments").expanduser()
+
+
+def unused_for(days: float) -> list[tuple[Path, str]]:
+    """Folders of the environments that nobody took for so long, and what each was made for."""
+    before = time.time() - days * 86_400
+    records = sorted(environments_folder().glob(f"*/{WHOLE}"))
+    return [(record.parent, _made_for(record)) for record in records if record.stat().st_mtime < before]
+
+
+def remove(folder: Path) -> None:
+    """Delete an environment, unless somebody is making it now: then when he has done."""
+    with held(f"environment {folder}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made_for(record: Path) -> str:
+    return read_json(record)["for"] if record.stat().st_size else "a load test"  # before there was a record
+
+
+def _is_whole(made: Environment) -> bool:
+    if not (made.folder / WHOLE).exists() or not made.python.exists():
+        return False
+    needs = read_json(made.folder / WHOLE)["needs"]
+    return needs is None or Path(needs).is_dir()
+
+
+def _announce(split: asked.Split, purpose: Purpose) -> None:
+    if not split.missing:
+        return
+    more = len(split.missing) - 3
+    shown = ", ".join(split.missing[:3]) + (f" and {more} more are" if more > 0 else " is")
+    size = sum(map(asked.size_of_its_like, split.missing))
+    disk = f", some {size / 1e6:,.0f} MB on disk" if size > 1e6 else ""
+    rest = ", the rest is linked from here" if split.here else ""
+    print(
+        f"  {purpose.words} has an environment of its own, made once: {shown} installed{disk}{rest}; this "
+        "takes seconds, or minutes on a slow line",
+        flush=True,
+    )
