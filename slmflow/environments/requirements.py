@@ -32,7 +32,8 @@ def plain_lines(text: str) -> Iterator[str]:
 
 def locked(lines: list[str]) -> Split:
     """Of a list that names all that is needed, each in one version."""
-    here, missing = {}, []
+    here: dict[str, Distribution] = {}
+    missing: list[str] = []
     for line in lines:
         try:
             requirement = Requirement(line)
