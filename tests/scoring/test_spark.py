@@ -1,5 +1,6 @@
 """Apache Spark answers the same rows with the same results, whatever happens to its executors."""
 
+import contextlib
 import json
 import sys
 import threading
@@ -26,9 +27,12 @@ def test_spark_gives_the_rows_of_the_embedded_engine_broken_ones_too(registered,
 
 
 def executors(process):
-    found = psutil.Process(process.pid).children(recursive=True)
-    living = [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    return [one for one in living if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline())]
+    found = []
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+            if "CoarseGrainedExecutorBackend" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
 
 
 def test_ten_thousand_rows_over_two_executors_with_one_killed_on_the_way(registered, tmp_path):
