@@ -95,6 +95,8 @@ def hub(**repos: Repo):
             is_signed = parts[2:3] == ["storage"]  # the address itself is the permission there
             if repo.gated and not is_signed and not self.headers.get("Authorization"):
                 return self.fail(401, "GatedRepo", f"Access to model {name} is restricted")
+            if is_api and parts[4:5] == ["tree"]:
+                return self.tree(repo, parts[5])
             if is_api:
                 return self.info(repo, name, parts[5] if len(parts) > 5 else "main", parse_qs(url.query))
             if parts[2] == "resolve":
@@ -109,6 +111,18 @@ def hub(**repos: Repo):
             blobs = query.get("blobs", ["false"])[0].lower() == "true"
             siblings = [repo.sibling(file, blobs) for file in sorted(repo.files)]
             body = {"id": name, "modelId": name, "sha": COMMIT, "private": False, "siblings": siblings}
+            return self.answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+
+        def tree(self, repo, revision):
+            if revision not in repo.revisions:
+                return self.fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            body = []
+            for file in sorted(repo.files):
+                entry = repo.sibling(file, blobs=True)
+                found = {"type": "file", "path": file, "oid": entry["blobId"], "size": entry["size"]}
+                if lfs := entry.get("lfs"):
+                    found["lfs"] = {"oid": lfs["sha256"], "size": lfs["size"], "pointerSize": 134}
+                body.append(found)
             return self.answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
         def file(self, repo, name, revision, file):

@@ -106,7 +106,9 @@ class PipelineBackend:
         import torch
 
         tokenizer, model = self._pipeline.tokenizer, self._pipeline.model
-        ids = tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True, return_tensors="pt")
+        ids = tokenizer.apply_chat_template(
+            row["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=False
+        )
         sampled = row["temperature"] > 0 and row["top_p"] > 0
         options: dict[str, Any] = {"max_new_tokens": int(row["max_tokens"]), "do_sample": sampled}
         if sampled:

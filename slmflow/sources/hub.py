@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -17,8 +18,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from requests import RequestException
-from requests.exceptions import ChunkedEncodingError
 
 from slmflow.errors import SlmflowError
 from slmflow.files import git_blob_sha1, link_or_copy, sha256_of
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 5
 """Tries of one download, each from where the last one broke off."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
-FAILURES = (HfHubHTTPError, HFValidationError, RequestException, OSError, ValueError, RuntimeError)
+FAILURES = (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError, RuntimeError)
 """What the hub's client raises when it cannot reach, find or transfer."""
 
 
@@ -133,7 +132,7 @@ def _download(repo: str, commit: str, names: list[str]) -> Path:
     for attempt in range(1, ATTEMPTS):
         try:
             return Path(snapshot_download(repo, revision=commit, allow_patterns=names))
-        except (ChunkedEncodingError, RuntimeError):
+        except (httpx.TransportError, RuntimeError):
             print(
                 f"  {repo}: the transfer broke off; resuming ({attempt} of {ATTEMPTS - 1})", file=sys.stderr
             )

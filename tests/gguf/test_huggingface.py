@@ -62,7 +62,8 @@ def test_transformers_loads_it_and_finds_every_weight_in_its_place(tmp_path, fam
     assert not any(report.values()), report
     assert model.config.num_key_value_heads == KV_HEADS
     assert model.config.max_position_embeddings == CONTEXT
-    assert model.config.rope_theta == 100000.0
+    rotary = model.config.rope_parameters
+    assert rotary.get("full_attention", rotary)["rope_theta"] == 100000.0
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3"])

@@ -219,11 +219,12 @@ def test_a_process_that_dies_costs_one_row(production, tmp_path):
 
 def test_a_model_that_never_answers_in_time_ends_the_replay_with_a_line(production, tmp_path):
     rows = read(production, 5).rows
-    rows[0].request.update(max_tokens=200, ignore_eos=True)
+    for row in rows:  # none is so quick that it answers before a busy machine has looked at the clock
+        row.request.update(max_tokens=400, ignore_eos=True)
     refused = pytest.raises(
-        SlmflowError, match=r"3 requests in a row got no answer: no answer after 0.0001 seconds"
+        SlmflowError, match=r"3 requests in a row got no answer: no answer after 0.001 seconds"
     )
-    with Asker("models:/tiny-phi3-onnx/1", tmp_path, 1e-4) as asker, refused:
+    with Asker("models:/tiny-phi3-onnx/1", tmp_path, 1e-3) as asker, refused:
         ask_all(asker, rows, 0, {}, tmp_path / "journal", "champion")
     assert len((tmp_path / "journal").read_text().splitlines()) == asking.STARTS - 1
 
