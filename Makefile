@@ -1,6 +1,8 @@
 # slmflow. `make` explains; `make run` is the road, `make test` the proof.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+# The one of .venv, else the first that runs (a shim of pyenv may be there and not run).
+PYTHON ?= $(or $(shell for python in .venv/bin/python python3.11 python3.12 python3.13; do \
+  $$python -c "" 2>/dev/null && echo $$python && break; done),python3.11)
 WORKERS ?= 2
 VENV := .venv
 ACTIVATE := . $(VENV)/bin/activate
@@ -8,10 +10,9 @@ ACTIVATE := . $(VENV)/bin/activate
 export MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-# Where no such Python is on PATH (any more), the one of .venv does.
-INSTALL = python=$$(command -v $(PYTHON) || ls $(VENV)/bin/python 2>/dev/null) || { \
-  echo "make: $(PYTHON) is not on PATH: install Python 3.11, or name one with PYTHON=…" >&2; exit 1; }; \
-  "$$python" tools/install.py
+INSTALL = command -v $(PYTHON) >/dev/null || { \
+  echo "make: $(PYTHON) is not on PATH: install Python 3.11, 3.12 or 3.13, or name one with PYTHON=…" >&2; exit 1; }; \
+  $(PYTHON) tools/install.py
 
 # PART=serving: a folder of tests/, or one module of tests/end_to_end/; several in quotes.
 PARTS := $(patsubst tests/%/__init__.py,%,$(wildcard tests/*/__init__.py)) \
@@ -59,7 +60,7 @@ databricks: runtime  ## the whole workflow as one job of a workspace; CONFIG=…
 	$(ACTIVATE) && mlflow run $$folder/slmflow.zip -e register -b databricks \
 	  --backend-config $(or $(CONFIG),databricks/backend.json) --env-manager $(or $(ENV_MANAGER),uv) $(ARGS)
 
-bench: setup-all  ## benchmarks, an hour at most; one, whole: make bench-<evaluate|export|gguf|score|serving|workflow>
+bench: setup-all  ## benchmarks, an hour at most; one, whole: make bench-<advisories|evaluate|export|gguf|score|serving|upgrade|workflow>
 	$(ACTIVATE) && python -m benchmarks
 
 bench-%: setup

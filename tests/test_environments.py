@@ -1,7 +1,6 @@
 """conda.yaml is read by each environment manager as it is meant, and the stand-in for conda answers as conda does."""
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -10,6 +9,15 @@ import pytest
 from slmflow.workflow.report import activation
 from tests.conda_stand_in import make_conda
 from tests.conftest import ROOT
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+"""The Python that the stand-in has: with another than conda.yaml's, the line that a user would change is changed."""
+
+
+def conda_yaml():
+    text = (ROOT / "conda.yaml").read_text()
+    assert "  - python=3.11  #" in text
+    return text.replace("python=3.11", f"python={HERE}")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +35,7 @@ def in_shell(script):
 
 
 def test_conda_yaml_is_solved_and_its_requirements_are_installed_beside_it(conda, tmp_path):
-    shutil.copy(ROOT / "conda.yaml", tmp_path)
+    (tmp_path / "conda.yaml").write_text(conda_yaml())
     (tmp_path / "requirements.txt").write_text("# nothing: the pins are installed by the slow tests\n")
     done = create(conda, tmp_path, "pins")
     assert done.returncode == 0, done.stderr
@@ -41,7 +49,7 @@ def test_conda_yaml_is_solved_and_its_requirements_are_installed_beside_it(conda
         assert told.returncode == 0, told.stderr
         python, pip, version, packages = told.stdout.splitlines()
         assert (python, pip) == (f"{conda}/envs/pins/bin/python", f"{conda}/envs/pins/bin/pip")
-        assert version.startswith("Python 3.11")
+        assert version.startswith(f"Python {HERE}")
         assert [package["name"] for package in json.loads(packages)] == ["pip"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conda.yaml", "requirements.txt"]
 
@@ -49,15 +57,15 @@ def test_conda_yaml_is_solved_and_its_requirements_are_installed_beside_it(conda
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("python=3.11", "python=3.99", "ResolvePackageNotFound"),
-        ("python=3.11", "python=3.11\n  - numpy", "ResolvePackageNotFound"),
+        (f"python={HERE}", "python=3.99", "ResolvePackageNotFound"),
+        (f"python={HERE}", f"python={HERE}\n  - numpy", "ResolvePackageNotFound"),
         ("channels:", "chanels:", "EnvironmentSectionNotValid: chanels"),
         ("- conda-forge", "- nobodys", "UnavailableInvalidChannel: nobodys"),
         ("requirements.txt", "absent.txt", "CondaEnvException: Pip failed"),
     ],
 )
 def test_a_conda_yaml_that_conda_could_not_take_is_refused(conda, tmp_path, old, new, said):
-    text = (ROOT / "conda.yaml").read_text()
+    text = conda_yaml()
     head, tail = text.split("name: slmflow")
     (tmp_path / "conda.yaml").write_text(f"{head}name: slmflow{tail.replace(old, new)}")
     (tmp_path / "requirements.txt").touch()

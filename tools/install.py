@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SUPPORTED = ((3, 11), (3, 12), (3, 13))
+"""Versions of Python that the tests are run on."""
 SECONDS = 5
 """How long torch's CPU index has for an answer."""
 BEGUN = "{}"
@@ -191,12 +194,29 @@ def runs_pip(venv: Path) -> bool:
         return False
 
 
+def version_of(venv: Path) -> tuple[int, int] | None:
+    """The Python that an environment was made with; None where there is none, or it does not say."""
+    config = venv / "pyvenv.cfg"
+    text = config.read_text() if config.is_file() else ""
+    found = re.search(r"^version\w* *= *(\d+)\.(\d+)", text, re.M)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def install(files: list[str]) -> None:
-    """Bring .venv to what these requirement files pin."""
+    """Bring .venv to what these requirement files pin, with the Python that runs this."""
+    ours = sys.version_info[:2]
+    if ours not in SUPPORTED:
+        supported = ", ".join(f"{major}.{minor}" for major, minor in SUPPORTED)
+        say(f"{sys.executable} is Python {ours[0]}.{ours[1]}: take one of {supported}, by PYTHON=…")
+        raise SystemExit(1)
     venv = ROOT / ".venv"
     stamp = venv / ".installed"
     wanted = digests(files)
     with alone():
+        made_with = version_of(venv)
+        if made_with and made_with != ours:
+            say(f".venv was made with Python {made_with[0]}.{made_with[1]}: it is made anew")
+            shutil.rmtree(venv)
         known = stamp.read_text() if stamp.is_file() and (venv / "bin" / "python").exists() else ""
         whole: dict[str, str] = json.loads(known or "{}")
         missing = [name for name in files if whole.get(name) != wanted[name]]

@@ -295,3 +295,25 @@ def test_the_stamp_names_the_files_that_are_whole(installed):
     project, _ = installed
     assert set(json.loads((project.venv / ".installed").read_text())) == {"requirements.txt"}
     assert (ROOT / "requirements-dev.txt").read_text().count("\nuv==") == 1
+
+
+def test_another_python_makes_the_environment_anew_and_says_so(wheels, tmp_path):
+    project = Project(tmp_path, PIP_FIND_LINKS=wheels, PIP_NO_INDEX=1)
+    assert project.install()[0] == 0
+    config = project.venv / "pyvenv.cfg"
+    config.write_text(config.read_text().replace(f"version = {sys.version_info.major}.", "version = 2."))
+    (project.venv / "of_another_python").touch()
+    status, said = project.install()
+    assert status == 0, said
+    assert f"install: .venv was made with Python 2.{sys.version_info.minor}: it is made anew" in said
+    assert not (project.venv / "of_another_python").exists()
+    assert project.version("runtime") == "1"
+
+
+def test_a_python_that_is_not_supported_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(install.sys, "version_info", (3, 10, 13, "final", 0))
+    with pytest.raises(SystemExit) as ended:
+        install.install(["requirements.txt"])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is Python 3.10: take one of 3.11, 3.12, 3.13, by PYTHON=" in line
