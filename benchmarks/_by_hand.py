@@ -101,7 +101,7 @@ def by_hand(folder: Path, words: dict[str, str]) -> dict[str, float]:
                 logs = reference.scored_logprobs(huggingface, windows, place)
                 fidelity, _ = measure_fidelity(candidate, windows, Reference(logs, []), journal)
                 greedy = greedy_answers(candidate, windows)
-                reference.save(folder / "reference", place, greedy, windows, manifest["digest"])
+                reference.save(folder / "reference", place, greedy, windows, manifest["digest"], "")
                 mlflow.log_artifacts(str(folder / "reference"), "reference")
             else:
                 fidelity, _ = measure_fidelity(candidate, windows, Reference(logs, greedy), journal)

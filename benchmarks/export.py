@@ -27,7 +27,7 @@ from benchmarks import Row, row, run
 from slmflow.compose import compose
 from slmflow.errors import SlmflowError
 from slmflow.export.genai import builder_options, described
-from slmflow.files import digests_under, size_under, write_json
+from slmflow.files import digests_under, read_json, size_under, write_json
 from slmflow.workflow.closure import ROOT
 
 LIMIT = 20e9
@@ -130,7 +130,7 @@ def random_folder(name: str, folder: Path) -> Path:
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from slmflow.sources.random_model import _save_tokenizer
+    from slmflow.sources.random_model import config_of_4, save_tokenizer
 
     folder.mkdir()
     shape = dict(SHAPES[name])
@@ -147,6 +147,7 @@ def random_folder(name: str, folder: Path) -> Path:
         model = AutoModelForCausalLM.from_config(config)
     config.architectures, config.dtype = [type(model).__name__], "bfloat16"
     config.save_pretrained(folder)
+    write_json(folder / "config.json", config_of_4(read_json(folder / "config.json")))  # for optimum too
     generator = torch.Generator().manual_seed(0)
     for number, (key, parameter) in enumerate(model.state_dict().items()):
         values = torch.ones(parameter.shape, dtype=torch.bfloat16)
@@ -155,7 +156,7 @@ def random_folder(name: str, folder: Path) -> Path:
         save_file({key: values}, folder / f"{number:05d}.safetensors", metadata={"format": "pt"})
     index = {key: f"{number:05d}.safetensors" for number, key in enumerate(model.state_dict())}
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
-    _save_tokenizer(folder, 4096)
+    save_tokenizer(folder, 4096)
     return folder
 
 
