@@ -180,6 +180,9 @@ def deferred_model(folder: Path) -> torch.nn.Module:
                     f"{folder}: no tensor {prefix}.{name} of shape {list(parameter.shape)} in its safetensors"
                 )
             module._parameters[name] = parameters[id(parameter)]
+    for name, buffer in model.named_buffers():  # those that a folder holds are weights too, and small
+        if name in held and held[name].shape == tuple(buffer.shape):
+            buffer.copy_(Leaf(held[name].path, name).read())
     return model.eval()
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json
@@ -26,6 +26,10 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
     """Bytes of the file before its values."""
+    length: int
+    """Bytes of its values."""
+    dtype: str
+    """As safetensors names it: `F32`, `BF16`."""
 
     @property
     def size(self) -> int:
@@ -67,12 +71,17 @@ def tensors_of(path: Path) -> dict[str, StoredTensor]:
         raw = file.read(int(length))
     try:
         return {
-            name: StoredTensor(path, tuple(entry["shape"]), 8 + int(length) + entry["data_offsets"][0])
+            name: _stored(path, entry, 8 + int(length))
             for name, entry in json.loads(raw).items()
             if name != "__metadata__"
         }
     except (ValueError, AttributeError, TypeError, KeyError, IndexError):
         raise SlmflowError(f"{path.name}: its safetensors header cannot be read: fetch it again") from None
+
+
+def _stored(path: Path, entry: dict[str, Any], start: int) -> StoredTensor:
+    begin, end = entry["data_offsets"]
+    return StoredTensor(path, tuple(entry["shape"]), start + begin, end - begin, entry["dtype"])
 
 
 @dataclass(frozen=True)

@@ -202,21 +202,24 @@ def _fidelity(
     from slmflow.quality import reference
     from slmflow.quality.evaluation import Reference, greedy_answers, measure_fidelity, window_rows
     from slmflow.quality.windows import digest_of
+    from slmflow.sources.meaning import meaning_of
     from slmflow.workflow import runs
 
     if logged["candidate"] == "pipeline":
-        fetch = runs.upstream_of(context.upstream["logged_run"], "fetch_run")
+        huggingface = runs.huggingface(runs.upstream_of(context.upstream["logged_run"], "fetch_run"))
         place = journal.logprobs(digest_of(windows))
-        logs = reference.scored_logprobs(runs.huggingface(fetch), windows, place)
+        logs = reference.scored_logprobs(huggingface, windows, place)
         figures, found = measure_fidelity(candidate, windows, Reference(logs, []), journal)
         greedy = greedy_answers(candidate, windows)
-        reference.save(context.outputs / "reference", place, greedy, windows, logged["reference_digest"])
+        source, meaning = logged["reference_digest"], meaning_of(huggingface)
+        reference.save(context.outputs / "reference", place, greedy, windows, source, meaning)
     else:
         folder = runs.artifact(context.upstream["reference_run"], "reference")
         expected = reference.read(folder, windows, logged["reference_digest"])
+        meaning = reference.meaning_in(folder)
         figures, found = measure_fidelity(candidate, windows, expected, journal)
     write_json(context.outputs / "windows.json", window_rows(windows, found))
-    return {**figures, "windows_digest": digest_of(windows)}
+    return {**figures, "windows_digest": digest_of(windows), "source_meaning": meaning}
 
 
 def _tasks(

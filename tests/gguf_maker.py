@@ -13,7 +13,7 @@ import sentencepiece
 from gguf.quants import dequantize, quantize
 
 from slmflow.gguf.file import KINDS
-from slmflow.sources.random_model import TEMPLATE, _save_tokenizer
+from slmflow.sources.random_model import TEMPLATE, save_tokenizer
 from slmflow.text import shipped_text
 
 TYPES = {kind.name: gguf.GGMLQuantizationType(kind.number) for kind in KINDS.values()}
@@ -157,7 +157,7 @@ def write_gguf(
 def byte_level(writer, pre="gpt-2"):
     """Byte-level BPE of the project's own random models; returns how many tokens it has."""
     with tempfile.TemporaryDirectory() as folder:
-        _save_tokenizer(Path(folder), CONTEXT)
+        save_tokenizer(Path(folder), CONTEXT)
         model = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     writer.add_tokenizer_model("gpt2")

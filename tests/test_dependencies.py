@@ -1,6 +1,5 @@
 """What is imported is named in the lists of requirements, each pin with its reason, and locked."""
 
-import ast
 import re
 import sys
 from importlib.metadata import packages_distributions
@@ -10,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
+from tests.imports import imported_by
 
 LISTS = ["requirements", "requirements-dev", "requirements-spark"]
 OURS = {"slmflow", "steps", "tests", "tools", "benchmarks", "driver", "slm_runtime", "databricks.runtime"}
@@ -34,14 +34,10 @@ def imported(*trees):
     for tree in trees:
         path = ROOT / tree
         for file in sorted([path] if path.is_file() else path.rglob("*.py")):
-            for node in ast.walk(ast.parse(file.read_text())):
-                names = []
-                if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
-                if isinstance(node, ast.ImportFrom) and node.level == 0:
-                    names = [node.module]
-                for top in {name.split(".")[0] for name in names} - OURS - set(sys.stdlib_module_names):
-                    found.setdefault(top, file.relative_to(ROOT))
+            for top in (
+                {name.split(".")[0] for name in imported_by(file)} - OURS - set(sys.stdlib_module_names)
+            ):
+                found.setdefault(top, file.relative_to(ROOT))
     return found
 
 

@@ -16,6 +16,7 @@ from slmflow.workflow.graph import needed_for
 from slmflow.workflow.steps import OPTIONAL_INPUTS
 from slmflow.workflow.steps import STEPS as DECLARED
 from tests.conftest import ROOT
+from tests.imports import imported_by
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 STEPS = sorted(path.stem for path in (ROOT / "steps").glob("*.py") if path.stem != "__init__")
@@ -112,7 +113,7 @@ def test_conda_yaml_carries_the_digest_of_the_requirements():
     assert yaml.safe_load(text)["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
 
 
-def imported_by(statement):
+def loaded_by(statement):
     program = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
@@ -122,20 +123,14 @@ def imported_by(statement):
 
 def test_the_driver_starts_without_torch_and_the_refusal_of_bad_input_without_mlflow():
     heavy = {"torch", "transformers", "onnxruntime", "onnxruntime_genai", "optimum"}
-    assert not heavy & imported_by("import slmflow.workflow.driver")
-    assert not (heavy | {"mlflow"}) & imported_by("import slmflow.workflow.shell, slmflow.compose")
+    assert not heavy & loaded_by("import slmflow.workflow.driver")
+    assert not (heavy | {"mlflow"}) & loaded_by("import slmflow.workflow.shell, slmflow.compose")
 
 
 def test_what_ships_in_the_onnx_model_imports_neither_ours_nor_torch():
     for path in (ROOT / "slmflow" / "models").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module]
-            for name in names:
-                assert name.split(".")[0] not in {"slmflow", "steps", "torch", "transformers"}, path
+        for name in imported_by(path):
+            assert name.split(".")[0] not in {"slmflow", "steps", "torch", "transformers"}, path
 
 
 def test_importing_the_package_switches_telemetry_off_and_keeps_the_users_word():

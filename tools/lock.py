@@ -1,4 +1,4 @@
-"""Compile requirements*.in to pinned files, and stamp conda.yaml.
+"""Compile requirements*.in, and those of environments/, to pinned files, and stamp conda.yaml.
 
     make lock               # pins that still fit stay as they are
     make lock UPGRADE=1     # every indirect dependency at its newest
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,22 +47,33 @@ def stamp(conda_yaml: str, requirements: bytes) -> str:
     return DIGEST_LINE.sub(f"# requirements.txt sha256: {digest}", conda_yaml)
 
 
-def compile_pins(source: str, target: str, words: list[str]) -> None:
-    """Resolve `source` with uv, universally for Python 3.11 and later, into `target`."""
+def compile_pins(name: str, prefer: str, words: list[str]) -> None:
+    """Resolve `name`.in with uv, universally for Python 3.11 and later, into `name`.txt.
+
+    Its own pins stay where they fit, and those of the text `prefer` before them.
+    """
+    source, target = f"{name}.in", ROOT / f"{name}.txt"
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", *words]
     command += ["--python-version", "3.11", "--no-annotate", "--no-header", source]
+    own = target.read_text() if target.exists() else ""
+    known = {line.partition("==")[0] for line in prefer.splitlines()}
+    kept = [line for line in own.splitlines() if line.partition("==")[0] not in known]
     with tempfile.TemporaryDirectory() as folder:  # uv prefers the pins of the file that it writes
-        compiled = Path(folder) / target
-        shutil.copyfile(ROOT / target, compiled)
+        compiled = Path(folder) / target.name
+        compiled.write_text("\n".join([*prefer.splitlines(), *kept]))
         subprocess.run([*command, "--output-file", str(compiled)], cwd=ROOT, check=True)
         pins = compiled.read_text()
-    (ROOT / target).write_text(HEADER.format(source=source) + mend(pins))
+    target.write_text(HEADER.format(source=source) + mend(pins))
 
 
 def main() -> None:
     """Write the requirement files and the stamp."""
     for name in ("requirements", "requirements-dev", "requirements-spark"):
-        compile_pins(f"{name}.in", f"{name}.txt", sys.argv[1:])
+        compile_pins(name, "", sys.argv[1:])
+    main_pins = (ROOT / "requirements.txt").read_text()
+    for environment in sorted((ROOT / "environments").iterdir()):
+        # Distributions of equal version are linked from the main environment, not fetched again.
+        compile_pins(f"environments/{environment.name}/requirements", main_pins, [])
     conda = ROOT / "conda.yaml"
     conda.write_text(stamp(conda.read_text(), (ROOT / "requirements.txt").read_bytes()))
 

@@ -175,10 +175,11 @@ def _refuse_changed(table: Table, key: dict[str, str], output: Path | None = Non
 
 def _refuse_other_models(target: Target) -> None:
     """Raise SlmflowError for a model that cannot report on rows: a pipeline, or one packaged before."""
-    from mlflow.models import get_model_info
+    from mlflow.models import Model
 
-    info = get_model_info(target.uri)
-    params = info.signature.params if info.signature else None
+    # Not by get_model_info, which asks the tracking server for a LoggedModel that another store may have.
+    signature = Model.load(target.uri).signature
+    params = signature.params if signature else None
     if params is None or "requests" not in [one.name for one in params.params]:
         raise SlmflowError(
             f"model_uri={target.uri}: reports on no rows; score takes an ONNX model packaged by this version"

@@ -26,6 +26,7 @@ from slmflow.config.export import (
     PrebuiltExport,
     Precision,
     Provider,
+    TracedExport,
 )
 from slmflow.config.gate import GateConfig, GateMode, LoadTest, Promote, Threshold
 from slmflow.config.judgement import EvaluateConfig
@@ -74,6 +75,7 @@ __all__ = [
     "ScoreConfig",
     "SourceConfig",
     "Threshold",
+    "TracedExport",
     "Verify",
     "WheelSource",
     "register_schemas",
@@ -136,6 +138,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "genai": GenaiExport,
         "gguf": GgufExport,
         "optimum": OptimumExport,
+        "traced": TracedExport,
         "prebuilt": PrebuiltExport,
     },
 }

@@ -29,13 +29,13 @@ class Provider(Enum):
     cpu = "cpu"
     cuda = "cuda"
     dml = "dml"
-    """DirectML, on Windows."""
+    """DirectML, on Windows: Windows ML's distributions bring it, `-directml` ends at 0.14."""
 
 
 RUNTIMES = {
     "cpu": ("onnxruntime-genai", "onnxruntime"),
     "cuda": ("onnxruntime-genai-cuda", "onnxruntime-gpu"),
-    "dml": ("onnxruntime-genai-directml", "onnxruntime-directml"),
+    "dml": ("onnxruntime-genai-winml", "onnxruntime-windowsml"),
 }
 """The distributions of the runtime, by execution provider."""
 
@@ -152,10 +152,26 @@ class OptimumExport(ExportConfig):
 
     exporter: str = "optimum"
     precision: Precision = Precision.fp32
+    environment: str = "optimum"
+    """The folder of `environments/` whose requirements the exporter runs in."""
 
     def __post_init__(self) -> None:
         if self.precision is not Precision.fp32:
             raise ValueError(f"export.precision={self.precision.value!r}: exporter optimum makes fp32 only")
+        if self.environment != "optimum":
+            raise ValueError(f"export.environment={self.environment!r}: there is 'optimum'")
+
+
+@dataclass
+class TracedExport(ExportConfig):
+    """transformers.exporters: fp32 with past; experimental."""
+
+    exporter: str = "traced"
+    precision: Precision = Precision.fp32
+
+    def __post_init__(self) -> None:
+        if self.precision is not Precision.fp32:
+            raise ValueError(f"export.precision={self.precision.value!r}: exporter traced makes fp32 only")
 
 
 @dataclass

@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def install(python: Path, requirements: Path, *, resolve: bool) -> None:
+def install(python: Path, requirements: Path, *, resolve: bool, dry: bool = False) -> None:
     """Install a requirements file for the interpreter of another environment.
 
-    Without `resolve` its lines alone, not what they require. Raises SlmflowError with the installer's word.
+    Without `resolve` its lines alone, not what they require; `dry`: only see whether it could be. Raises
+    SlmflowError with the installer's word.
     """
-    words = ["-r", str(requirements), "--quiet", *([] if resolve else ["--no-deps"])]
+    words = ["-r", str(requirements), "--quiet"]
+    words += [*([] if resolve else ["--no-deps"]), *(["--dry-run"] if dry else [])]
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', '')}"
     # pip's files of configuration may name an index that uv does not know, so pip has the last word.
-    installers = [[sys.executable, "-m", "pip", "--python", str(python), "install", "--no-input", *words]]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-input"]
+    installers = [[*pip, *(["--retries", "1"] if dry else []), *words]]
     if uv := shutil.which("uv", path=path):
         installers.insert(0, [uv, "pip", "install", "--python", str(python), *words])
     for command in installers:

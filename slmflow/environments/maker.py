@@ -5,14 +5,17 @@ Distributions that are installed here in the version asked for are linked, the o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 import venv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slmflow.environments import requirements as asked
 from slmflow.environments.installer import install
@@ -20,6 +23,9 @@ from slmflow.environments.links import link
 from slmflow.errors import SlmflowError
 from slmflow.files import cache_folder, canonical_digest, read_json, write_json
 from slmflow.workflow.locks import held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FOLDER = "SLMFLOW_ENVIRONMENTS"
 """Environment variable with the folder of the environments; `environments` in the user's cache if not set."""
@@ -57,6 +63,35 @@ def environment(text: str, purpose: Purpose, *, is_locked: bool, linked: bool = 
     `is_locked`: the list names all that is needed, and nothing is resolved. Without `linked` all of it is
     installed. What a crash left half is made anew. Raises SlmflowError, one line, where it cannot be made.
     """
+    made, split, lines = _found(text, is_locked=is_locked, linked=linked)
+    with held(f"environment {made.folder}"):
+        if not _is_whole(made):
+            _announce(split, purpose)
+            shutil.rmtree(made.folder, ignore_errors=True)
+            try:
+                with _said_of(purpose):
+                    needs = _fill(made, split, split.missing if is_locked else lines, resolve=not is_locked)
+            except BaseException:
+                shutil.rmtree(made.folder, ignore_errors=True)
+                raise
+            record = {"for": purpose.words, "installed": split.missing, "needs": needs}
+            write_json(made.folder / WHOLE, record)
+    os.utime(made.folder / WHOLE)
+    return made
+
+
+def check(text: str, purpose: Purpose) -> None:
+    """Raise SlmflowError where the environment of a lock is not there and could not be made; makes none."""
+    made, split, _ = _found(text, is_locked=True, linked=True)
+    if split.missing and not _is_whole(made):
+        with _said_of(purpose), tempfile.TemporaryDirectory() as folder:
+            listed = Path(folder) / "requirements.txt"
+            listed.write_text("".join(f"{line}\n" for line in split.missing))
+            install(Path(sys.executable), listed, resolve=False, dry=True)
+
+
+def _found(text: str, *, is_locked: bool, linked: bool) -> tuple[Environment, asked.Split, list[str]]:
+    """Where the environment is or would be, what of it is installed here, and its lines."""
     lines = list(asked.plain_lines(text))
     split = (asked.locked if is_locked else asked.with_all_they_require)(lines)
     if not linked:
@@ -64,23 +99,18 @@ def environment(text: str, purpose: Purpose, *, is_locked: bool, linked: bool = 
     # The folder of this environment is not among the parts: hard links outlive it, and lead to equal files.
     versions = sorted(f"{name}=={found.version}" for name, found in split.here.items())
     parts = [sorted(lines), is_locked, versions, sys.version, platform.platform()]
-    made = Environment(environments_folder() / canonical_digest(parts)[:16], split.missing)
-    with held(f"environment {made.folder}"):
-        if not _is_whole(made):
-            _announce(split, purpose)
-            shutil.rmtree(made.folder, ignore_errors=True)
-            try:
-                needs = _fill(made, split, split.missing if is_locked else lines, resolve=not is_locked)
-            except BaseException as error:
-                shutil.rmtree(made.folder, ignore_errors=True)
-                if not isinstance(error, SlmflowError):
-                    raise
-                what = f"the environment of {purpose.words} cannot be made"
-                raise SlmflowError(f"{what}: {error}; {purpose.otherwise}") from None
-            record = {"for": purpose.words, "installed": split.missing, "needs": needs}
-            write_json(made.folder / WHOLE, record)
-    os.utime(made.folder / WHOLE)
-    return made
+    folder = environments_folder() / canonical_digest(parts)[:16]
+    return Environment(folder, split.missing), split, lines
+
+
+@contextlib.contextmanager
+def _said_of(purpose: Purpose) -> Iterator[None]:
+    """Within it an installer's word becomes a line that says whose environment it was, and what to do."""
+    try:
+        yield
+    except SlmflowError as error:
+        what = f"the environment of {purpose.words} cannot be made"
+        raise SlmflowError(f"{what}: {error}; {purpose.otherwise}") from None
 
 
 def _fill(made: Environment, split: asked.Split, lines: list[str], *, resolve: bool) -> str | None:
@@ -113,7 +143,9 @@ def remove(folder: Path) -> None:
 
 
 def _made_for(record: Path) -> str:
-    return read_json(record)["for"] if record.stat().st_size else "a load test"  # before there was a record
+    if not record.stat().st_size:  # of before there was a record
+        return "a load test"
+    return str(read_json(record)["for"])
 
 
 def _is_whole(made: Environment) -> bool:
@@ -127,12 +159,13 @@ def _announce(split: asked.Split, purpose: Purpose) -> None:
     if not split.missing:
         return
     more = len(split.missing) - 3
-    shown = ", ".join(split.missing[:3]) + (f" and {more} more are" if more > 0 else " is")
+    shown = ", ".join(split.missing[:3]) + (f" and {more} more" if more > 0 else "")
+    verb = "is" if len(split.missing) == 1 else "are"
     size = sum(map(asked.size_of_its_like, split.missing))
     disk = f", some {size / 1e6:,.0f} MB on disk" if size > 1e6 else ""
     rest = ", the rest is linked from here" if split.here else ""
     print(
-        f"  {purpose.words} has an environment of its own, made once: {shown} installed{disk}{rest}; this "
-        "takes seconds, or minutes on a slow line",
+        f"  {purpose.words} has an environment of its own, made once: {shown} {verb} installed{disk}{rest}; "
+        "this takes seconds, or minutes on a slow line",
         flush=True,
     )

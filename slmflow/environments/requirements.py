@@ -31,9 +31,14 @@ def plain_lines(text: str) -> Iterator[str]:
 
 
 def locked(lines: list[str]) -> Split:
-    """Of a list that names all that is needed, each in one version."""
+    """Of a list that names all that is needed, each in one version.
+
+    What one that is here requires and the list does not name comes with it: a lock leaves the libraries of
+    CUDA to the build of torch, and here it may be that build.
+    """
     here: dict[str, Distribution] = {}
     missing: list[str] = []
+    named: set[str] = set()
     for line in lines:
         try:
             requirement = Requirement(line)
@@ -42,11 +47,14 @@ def locked(lines: list[str]) -> Split:
             continue
         if requirement.marker and not requirement.marker.evaluate():
             continue
+        named.add(canonicalize_name(requirement.name))
         if found := _installed(requirement):
             here[canonicalize_name(requirement.name)] = found
         else:
             missing.append(f"{requirement.name}{requirement.specifier}")
-    return Split(here, missing)
+    left_out = with_all_they_require([needed for found in here.values() for needed in found.requires or []])
+    unnamed = {name: found for name, found in left_out.here.items() if name not in named}
+    return Split(unnamed | here, missing)
 
 
 def with_all_they_require(lines: list[str]) -> Split:

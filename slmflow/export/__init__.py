@@ -17,6 +17,7 @@ MODULES = {
     "genai": "slmflow.export.genai",
     "gguf": "slmflow.export.gguf",
     "optimum": "slmflow.export.optimum_onnx",
+    "traced": "slmflow.export.traced",
     "prebuilt": "slmflow.export.prebuilt",
 }
 

@@ -44,50 +44,29 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
     `rewrite` makes another graph of a float one, and of its initializers' tensors by name. Raises
     SlmflowError when either is given for a model whose tensors have other names than its parameters.
     """
-    from onnxruntime_genai.models.builder import LlamaModel, Model
+    from onnxruntime_genai.models.builder import Model
 
     tensors: dict[str, torch.Tensor] = {}
-    load_whole, is_head, make_small = Model.load_weights, Model.has_lm_head, Model.make_initializer
-    make_tables, read_rope, read_llama_rope = (
-        Model.make_rotary_embedding_caches,
-        Model.make_rope_init,
-        LlamaModel.make_rope_init,
-    )
+    make_small = Model.make_initializer
 
-    def load_weights(self: Any, input_path: str) -> Any:
-        if self.quant_type is None and Path(input_path).is_dir():
-            try:
-                return deferred_model(Path(input_path))
-            except SlmflowError as error:
-                if moments is not None or rewrite is not None:
-                    raise
-                print(f"  the weights are loaded whole: {error}", file=sys.stderr)
-        return load_whole(self, input_path)
+    def deferring(load_whole: Any) -> Any:
+        def load_weights(self: Any, input_path: str) -> Any:
+            if self.quant_type is None and Path(input_path).is_dir():
+                try:
+                    return deferred_model(Path(input_path))
+                except SlmflowError as error:
+                    if moments is not None or rewrite is not None:
+                        raise
+                    print(f"  the weights are loaded whole: {error}", file=sys.stderr)
+            return load_whole(self, input_path)
 
-    def has_lm_head(self: Any, module: Any) -> bool:
-        # The stock test takes any Linear with as many outputs as there are words for the head.
-        if (head := getattr(self.weights, "get_output_embeddings", None)) and head() is not None:
-            return module is head()
-        return bool(is_head(self, module))
+        return load_weights
 
-    def make_rotary_tables(self: Any, **names: Any) -> Any:
-        # The stock builder stretches Gemma 3's local layers too, whose positions are not scaled.
-        stretched = self.rope_attrs["rescale_factors"]
-        if names.get("cos_cache_name") == "cos_cache_local":
-            self.rope_attrs["rescale_factors"] = 1
-        try:
-            return make_tables(self, **names)
-        finally:
-            self.rope_attrs["rescale_factors"] = stretched
-
-    def llama_rope(self: Any, config: Any) -> None:
-        # The stock builder forgets linear scaling for Llama alone.
-        read_rope(self, config)
-        read_llama_rope(self, config)
-
-    def make_initializer(self: Any, tensor: Any, /, name: str, to: ir.DataType | None = None) -> None:
-        if not isinstance(tensor, torch.Tensor):
-            make_small(self, tensor, name, to)
+    def make_initializer(
+        self: Any, tensor: Any, /, name: str, *, to: ir.DataType | None = None, raw: bool = False
+    ) -> None:
+        if raw or not isinstance(tensor, torch.Tensor):
+            make_small(self, tensor, name, to=to, raw=raw)
             return
         streamed = streamed_values(name, tensor, to or from_torch_dtype(tensor.dtype))
         value = self.make_value(name, streamed.dtype, streamed.shape)
@@ -104,9 +83,6 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
         save_model(self, out_dir, tensors, moments, rewrite)
 
     patches = {
-        "make_rotary_embedding_caches": make_rotary_tables,
-        "load_weights": load_weights,
-        "has_lm_head": has_lm_head,
         "make_initializer": make_initializer,
         "make_tied_quantized_embedding_input_names": tied_names,
         "save_model": save,
@@ -114,8 +90,14 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
     with contextlib.ExitStack() as stack:
         for name, function in patches.items():
             stack.enter_context(patch.object(Model, name, function))
-        stack.enter_context(patch.object(LlamaModel, "make_rope_init", llama_rope))
+        for cls in [cls for cls in _family(Model) if "load_weights" in vars(cls)]:
+            stack.enter_context(patch.object(cls, "load_weights", deferring(cls.load_weights)))
         yield
+
+
+def _family(cls: Any) -> list[Any]:
+    """A class and all that are made of it."""
+    return [cls, *(found for child in cls.__subclasses__() for found in _family(child))]
 
 
 def recipe_of(model: Any, node: str, moments: Moments | None) -> Recipe:
@@ -124,7 +106,7 @@ def recipe_of(model: Any, node: str, moments: Moments | None) -> Recipe:
     return Recipe(
         method=model.quantization_algo if moments is None else "gptq",
         bits=own.get("bits", model.quant_attrs["bits"]),
-        block_size=int(model.quant_attrs["qdq_block_size"]),
+        block_size=int(model.quant_attrs["matmul_block_size"]),
         is_symmetric=model.quant_attrs["is_symmetric"],
     )
 
@@ -155,6 +137,7 @@ def save_model(
     if rewrite is not None:
         model = rewrite(model, tensors)
     model.graph.sort()
+    self.stamp_build_metadata(model)
     total = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     with tqdm(total=total, desc="  writing", unit="B", unit_scale=True) as bar:
         path = Path(out_dir) / self.filename

@@ -25,7 +25,11 @@ def builder_options(config: GenaiExport, model: dict[str, Any]) -> dict[str, str
 
     Raises SlmflowError for a set of options that the builder turns into a folder that does not load.
     """
-    options = {"shared_embeddings": str(shares_embeddings(config, model)).lower()}
+    options = {
+        "shared_embeddings": str(shares_embeddings(config, model)).lower(),
+        # A cache as short as the window fails where the context is shorter, and has one length for all rows.
+        "windowed_kv_cache": "false",
+    }
     if config.precision in QUANTISED:
         options |= {
             "algo_config": "rtn" if config.method is Method.gptq else config.method.value,
@@ -40,34 +44,23 @@ def builder_options(config: GenaiExport, model: dict[str, Any]) -> dict[str, str
 
 
 def shares_embeddings(config: GenaiExport, model: dict[str, Any]) -> bool:
-    """Whether head and embedding are one weight in the graph.
-
-    A shared quantised weight is gathered by rows, so its blocks must not run past the end of one.
-    """
-    tied, hidden = model["tie_word_embeddings"], model["hidden_size"]
-    fits = config.precision not in QUANTISED or hidden % config.block_size == 0
+    """Whether head and embedding are one weight in the graph."""
+    tied = bool(model["tie_word_embeddings"])
     if config.shared_embeddings is None:
-        return tied and fits
+        return tied
     if config.shared_embeddings and not tied:
         raise SlmflowError(
             "export.shared_embeddings=true: this model's head and embedding are different weights; "
             "give false or null"
         )
-    if config.shared_embeddings and not fits:
-        raise SlmflowError(
-            f"export.shared_embeddings=true with export.block_size={config.block_size}: blocks of the shared "
-            f"weight must divide the hidden size, {hidden}; give another block size, false or null"
-        )
     return config.shared_embeddings
 
 
 def described(source: Path) -> dict[str, Any]:
-    """What `builder_options` asks of a model; a class's own defaults count, and the text part of several."""
+    """What `builder_options` asks of a model; a class's own defaults count."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(source)
-    hidden = config.get_text_config().hidden_size
-    return {"tie_word_embeddings": bool(config.tie_word_embeddings), "hidden_size": hidden}
+    return {"tie_word_embeddings": bool(AutoConfig.from_pretrained(source).tie_word_embeddings)}
 
 
 def export(
@@ -106,6 +99,7 @@ def build(
     from onnxruntime_genai.models import builder
 
     from slmflow.export.bounded import bounded_memory
+    from slmflow.export.builder_faults import corrected, settle
 
     arguments = (
         "",
@@ -117,13 +111,14 @@ def build(
     )
     try:
         # The builder prints a line a node; what matters of it is in the exception.
-        with contextlib.redirect_stdout(io.StringIO()), bounded_memory(moments, rewrite):
+        with contextlib.redirect_stdout(io.StringIO()), corrected(), bounded_memory(moments, rewrite):
             # create_model consumes what parse_extra_options prepared: both are needed, each time.
             prepared = builder.parse_extra_options(*arguments, [f"{k}={v}" for k, v in options.items()])
+            settle(prepared["hf_details"]["hf_config"])
             builder.create_model(*arguments, **prepared)
     except NotImplementedError as error:
         raise SlmflowError(
-            f"the model builder cannot export this architecture: {error}; try export=optimum_fp32"
+            f"the model builder cannot export this architecture: {error}; try export=traced_fp32"
         ) from None
     found = {it.name: it.version for it in distributions() if it.name.startswith("onnxruntime-genai")}
     return {"method": config.method.value, **options, **found}

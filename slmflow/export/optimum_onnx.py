@@ -1,13 +1,23 @@
-"""optimum's exporter: the traced graph of transformers' own code, fp32 with past."""
+"""optimum's exporter in an environment of its own: the traced graph of transformers 4, fp32 with past.
+
+optimum-onnx needs a transformers older than the project's, so `environments/optimum/export.py` runs beside
+this process. Its graph is judged here, by today's library.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+import os
+import subprocess
+import sys
+from importlib.metadata import distributions
+from typing import TYPE_CHECKING
 
-from slmflow.files import write_json
+from slmflow.environments.exporters import FOLDER, exporter_environment
+from slmflow.environments.installer import last_line
+from slmflow.errors import SlmflowError
+from slmflow.export.older_reader import refuse_what_it_would_misread
+from slmflow.export.traced_graph import Names, describe_graph
+from slmflow.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,73 +25,36 @@ if TYPE_CHECKING:
     from slmflow.config import OptimumExport
     from slmflow.export import Codes
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
+NAMES = Names("past_key_values.%d.key", "past_key_values.%d.value", "present.%d.key", "present.%d.value")
 
 
 def export(
     config: OptimumExport, source: Path, codes: Codes | None, folder: Path, scratch: Path
 ) -> dict[str, str]:
-    """Trace the model, and describe the graph so that the generate() API can run it."""
-    from optimum.exporters.onnx import main_export
+    """Trace the model, and describe the graph so that the generate() API can run it.
 
-    task = "text-generation-with-past"
-    main_export(
-        str(source),
-        output=folder,
-        task=task,
-        device="cpu",
-        dtype=config.precision.value,
-        do_validation=False,
-    )
-    for name in TOKENIZER_FILES:  # byte for byte the source's, not what a newer library makes of them
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    description = json.loads((source / "config.json").read_text())
-    write_json(folder / "genai_config.json", genai_config(description))
-    return {"task": task, "optimum": version("optimum"), "optimum-onnx": version("optimum-onnx")}
-
-
-def genai_config(model: dict[str, Any]) -> dict[str, Any]:
-    """What generate() must know of a traced graph.
-
-    Unlike the builder's, the graph takes position_ids and returns the keys and values grown by the new
-    tokens, so the buffers for past and present cannot be shared.
+    Raises SlmflowError where the older transformers would misread the folder, and where the exporter fails.
     """
-    heads = model["num_attention_heads"]
-    return {
-        "model": {
-            "type": model["model_type"],
-            "bos_token_id": model.get("bos_token_id"),
-            "eos_token_id": model.get("eos_token_id"),
-            "pad_token_id": model.get("pad_token_id") or 0,
-            "vocab_size": model["vocab_size"],
-            "context_length": model["max_position_embeddings"],
-            "decoder": {
-                "filename": "model.onnx",
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "head_size": model.get("head_dim") or model["hidden_size"] // heads,
-                "hidden_size": model["hidden_size"],
-                "num_attention_heads": heads,
-                "num_key_value_heads": model.get("num_key_value_heads") or heads,
-                "num_hidden_layers": model["num_hidden_layers"],
-                "inputs": {
-                    "input_ids": "input_ids",
-                    "attention_mask": "attention_mask",
-                    "position_ids": "position_ids",
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
-                },
-                "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                },
-            },
-        },
-        "search": {"max_length": model["max_position_embeddings"], "past_present_share_buffer": False},
-    }
+    refuse_what_it_would_misread(config.environment, source)
+    made = exporter_environment(config.environment)
+    command = [
+        str(made.python),
+        "-I",
+        str(FOLDER / config.environment / "export.py"),
+        str(source),
+        str(folder),
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        print(done.stdout, file=sys.stderr, flush=True)
+        raise SlmflowError(f"exporter {config.environment} failed: {last_line(done.stdout)}")
+    describe_graph(source, folder, NAMES, read_json(source / "config.json")["model_type"])
+    inside = [str(path) for path in made.folder.glob("lib/python*/site-packages")]
+    versions = {it.name: it.version for it in distributions(path=inside)}
+    return {name: versions[name] for name in ("optimum", "optimum-onnx", "transformers")}

@@ -109,7 +109,7 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> tuple[Tokenizer, bool]:
         raise SlmflowError(
             f"{file.path.name}: pre-tokenizer {pre!r} is not supported: only {', '.join(PRE_TOKENIZERS)} are"
         )
-    merges = [tuple(merge.split(" ", 1)) for merge in file.texts("tokenizer.ggml.merges")]
+    merges: list[Any] = [tuple(merge.split(" ", 1)) for merge in file.texts("tokenizer.ggml.merges")]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     try:
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in LLAMA3_NAMES))

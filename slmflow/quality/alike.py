@@ -10,8 +10,14 @@ CLOSE = 1e-6
 
 
 def same_source(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether both are of the same weights."""
-    return bool(one.get("source_digest") == other.get("source_digest"))
+    """Whether both are of the same model: the same files, or others that mean the same.
+
+    The latter where both recorded it (`slmflow.sources.meaning`).
+    """
+    if one.get("source_digest") == other.get("source_digest"):
+        return True
+    ours, theirs = ((each.get("fidelity") or {}).get("source_meaning") for each in (one, other))
+    return bool(ours) and bool(ours == theirs)
 
 
 def same_text(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -30,7 +30,7 @@ class PipelineCandidate:
         torch.set_num_threads(physical_cores())
         self._pipeline: Any = mlflow.transformers.load_model(uri)
         self._model: Any = self._pipeline.model
-        self.context_length: int = self._model.config.max_position_embeddings
+        self.context_length: int = self._model.config.get_text_config().max_position_embeddings
 
     def encode(self, text: str) -> list[int]:
         """Ids by the logged tokenizer."""
@@ -41,7 +41,7 @@ class PipelineCandidate:
         tokenizer = self._pipeline.tokenizer
         if tokenizer.chat_template is None:
             return self.encode(plain_text(chat))
-        return list(tokenizer.apply_chat_template(chat, add_generation_prompt=True))
+        return list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False))
 
     def rows(self, length: int) -> int:
         """As many as keys and values may have memory for, in the model's dtype."""

@@ -93,13 +93,24 @@ def scored_logprobs(huggingface: Path, windows: list[Window], place: Path) -> ND
 
 
 def save(
-    folder: Path, place: Path, greedy: list[list[int]], windows: list[Window], source_digest: str
+    folder: Path,
+    place: Path,
+    greedy: list[list[int]],
+    windows: list[Window],
+    source_digest: str,
+    source_meaning: str,
 ) -> None:
     """Take over the log-probabilities at `place`; note what they are of: the weights and the tokens."""
     folder.mkdir()
     link_or_copy(place, folder / "logprobs.npy")
     ids = [window.ids for window in windows]
-    write_json(folder / "reference.json", {"source_digest": source_digest, "windows": ids, "greedy": greedy})
+    of = {"source_digest": source_digest, "source_meaning": source_meaning}
+    write_json(folder / "reference.json", {**of, "windows": ids, "greedy": greedy})
+
+
+def meaning_in(folder: Path) -> str:
+    """The digest of what a stored reference's source means; empty for one of before this was noted."""
+    return str(read_json(folder / "reference.json").get("source_meaning", ""))
 
 
 def read(folder: Path, windows: list[Window], source_digest: str) -> Reference:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 from slmflow.serving.backend import in_thread, invocation_rows, resident_bytes
 
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
     from slmflow.serving.backend import Line
 
 SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens")
+
+
+def _trace_to(model_id: str) -> None:
+    """Traces belong to the LoggedModel where the tracking server has it: a folder may be of another."""
+    try:
+        mlflow.set_active_model(model_id=model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        print(
+            f"traces belong to no model: this tracking server has no LoggedModel {model_id}", file=sys.stderr
+        )
 
 
 class OnnxBackend:
@@ -27,7 +41,7 @@ class OnnxBackend:
         self._record = packaged.record_trace
         self._traces = ThreadPoolExecutor(1, "traces")
         if self._tracing and model.model_id:
-            mlflow.set_active_model(model_id=model.model_id)
+            _trace_to(model.model_id)
 
     async def answer(self, kind: str, body: Any) -> AsyncGenerator[Line]:
         """Chunks where the body asks for a stream, else one answer. Raises the runtime's own errors."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
-from slmflow.files import write_json
+from slmflow.files import read_json, write_json
 from slmflow.sources.manifest import Taken
 from slmflow.text import shipped_text
 
@@ -20,6 +21,10 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
 """Phi-3's turns: each a role marker, the text, and the end marker."""
+
+
+FORMAT = "4.57.6"
+"""The transformers whose format config.json has: 4 and 5 read it alike, and earlier runs have it."""
 
 
 def take(source: RandomSource, folder: Path) -> Taken:
@@ -48,13 +53,39 @@ def take(source: RandomSource, folder: Path) -> Taken:
     torch.manual_seed(source.seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     torch.random.set_rng_state(generator_state)
-    model.save_pretrained(folder, safe_serialization=True)
-    _save_tokenizer(folder, source.context)
+    model.save_pretrained(folder)
+    for name, written in (("config.json", config_of_4), ("generation_config.json", generation_of_4)):
+        text = json.dumps(written(read_json(folder / name)), indent=2, sort_keys=True)
+        (folder / name).write_text(f"{text}\n")
+    save_tokenizer(folder, source.context)
     name = f"{source.architecture.value}-{source.hidden_size}x{source.layers}"
     return Taken(folder, f"random:{name} seed {source.seed}")
 
 
-def _save_tokenizer(folder: Path, context: int) -> None:
+def config_of_4(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json of transformers 5 as FORMAT wrote it; only of rotary tables that are not scaled."""
+    kept = {key: value for key, value in config.items() if key != "rope_parameters"}
+    kept |= {"rope_scaling": None, "transformers_version": FORMAT}
+    rotary = config["rope_parameters"]
+    if "full_attention" in rotary:
+        bases = {kind: rotary[kind]["rope_theta"] for kind in rotary}
+        return kept | {
+            "rope_theta": bases["full_attention"],
+            "rope_local_base_freq": bases["sliding_attention"],
+        }
+    return kept | {key: value for key, value in rotary.items() if key != "rope_type"}
+
+
+def generation_of_4(config: dict[str, Any]) -> dict[str, Any]:
+    """A generation_config.json of transformers 5 as FORMAT wrote it: less some defaults."""
+    added = ("output_attentions", "output_hidden_states", "use_cache")
+    return {key: value for key, value in config.items() if key not in added} | {
+        "transformers_version": FORMAT
+    }
+
+
+def save_tokenizer(folder: Path, context: int) -> None:
+    """Train the tokenizer on the project's own text, and write its files."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

@@ -16,6 +16,7 @@ from slmflow.errors import SlmflowError
 from slmflow.registry.admission import refuse_early, refuse_licence
 from slmflow.tracking import is_outage, last_words
 from slmflow.workflow import launch, report, runs
+from slmflow.workflow.beforehand import refuse_beforehand
 from slmflow.workflow.ending import (
     close_children,
     interruptions_held_back,
@@ -74,9 +75,7 @@ def drive(step: str, variants: list[Variant], arguments: dict[str, str], parent:
         for pin in dict.fromkeys(pin for item in items for pin in item.pins):
             print(f"  this run holds to {pin}; -P {pin} stays there", flush=True)
         mlflow.log_dict(as_dict(items), runs.PLAN)  # so that gc sees what a running driver stands on
-        blocked = [item for item in items if item.state is State.blocked]
-        if blocked:
-            raise SlmflowError(f"{blocked[0].name} is blocked: {blocked[0].reason}")
+        refuse_beforehand(items)
         resume = f"  to go on where it stopped:\n    {launch.start_command(parent, arguments, step)}"
         try:
             backend = backend_of(first.config.backend)

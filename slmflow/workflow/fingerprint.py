@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from slmflow.config.backend import DatabricksBackendConfig
+from slmflow.environments.exporters import environment_digest
 from slmflow.files import canonical_digest
 from slmflow.machine import machine
 from slmflow.sources.identity import Identity, adapter_identity, identity_of
@@ -20,6 +21,7 @@ from slmflow.workflow.steps import STEPS, Step
 if TYPE_CHECKING:
     from slmflow.compose import Composition
 
+BESIDE = "environments/"
 Ingredients = dict[str, dict[str, Any]]
 """Kind of ingredient to its parts; all values are JSON."""
 
@@ -131,6 +133,9 @@ def _below(key: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _installed(name: str) -> str:
+    """The version of a distribution here, or the digest of an environment beside this one."""
+    if name.startswith(BESIDE):
+        return environment_digest(name.removeprefix(BESIDE))
     try:
         return version(name)
     except PackageNotFoundError:

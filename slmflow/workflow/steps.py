@@ -29,7 +29,7 @@ class Step:
     ignored: tuple[str, ...]
     """Keys below those that do not change the result: what they name is in the key by its content."""
     distributions: Distributions
-    """Installed distributions whose version can change the result."""
+    """Installed distributions whose version can change the result, and folders of `environments/`."""
     content: tuple[str, ...]
     """Patterns of the artifacts that a repetition must make again byte by byte; all else is record."""
     of_model: tuple[str, ...] = ()
@@ -59,7 +59,8 @@ def _exports(config: Config) -> tuple[str, ...]:
     exporters = {
         "genai": ("onnx-ir",),
         "gguf": ("onnx-ir", "gguf"),
-        "optimum": ("optimum", "optimum-onnx"),
+        "optimum": ("environments/optimum",),
+        "traced": ("onnx-ir", "onnxscript"),
         "prebuilt": (),
     }
     return (*proofs, *exporters[config.export.exporter])

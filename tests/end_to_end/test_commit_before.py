@@ -5,12 +5,14 @@ import subprocess
 
 import pytest
 
+from slmflow.environments.maker import Purpose, environment
 from slmflow.workflow import runs
-from tests.conftest import ROOT, run_warm
+from tests.conftest import ROOT, run_project, run_warm
 
 pytestmark = pytest.mark.slow
 COMMIT = "b778ae0"
-"""The last one whose evaluations asked five windows and all items, and said nothing of how many."""
+"""The last one whose evaluations asked five windows and all items, and said nothing of how many; it read models
+with transformers 4."""
 WORDS = "evaluate=default gate.load_test=here"
 
 
@@ -20,7 +22,10 @@ def store(tmp_path_factory):
     folder, clone = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("before") / "clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
     subprocess.run(["git", "checkout", "-q", COMMIT], cwd=clone, check=True)
-    done = run_warm(["-P", "model=tiny_phi3", "-P", f"overrides={WORDS}"], folder, root=clone)
+    pins = (clone / "requirements.txt").read_text()
+    its_own = environment(pins, Purpose("the commit before", ""), is_locked=True)
+    words = ["-P", "model=tiny_phi3", "-P", f"overrides={WORDS}"]
+    done = run_project(words, folder, clone, str(its_own.python))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from slmflow.workflow import runs
 from tests.conftest import ROOT, run_project, run_warm, store_uri
+from tests.environments import without_network
 from tests.hub_stand_in import COMMIT, hub, repo_of
 
 
@@ -123,6 +124,13 @@ def test_the_champion_answers(workflow, client):
     assert isinstance(model.predict({"prompt": "Once"})[0], str)
 
 
+def test_what_others_share_can_be_read_by_them_though_safetensors_hides_what_it_writes(workflow):
+    store, _ = workflow
+    files = [path for path in (store / "mlruns").rglob("*") if path.is_file()]
+    assert [path for path in files if path.suffix == ".safetensors"]
+    assert [path for path in files if not path.stat().st_mode & 0o004] == []
+
+
 def test_a_version_carries_the_evidence(workflow, client):
     version = client.get_model_version_by_alias("tiny-phi3-onnx", "champion")
     assert version.tags["gate"] == "pass"
@@ -210,6 +218,18 @@ def test_a_source_that_leads_nowhere_blocks_the_run_before_anything_is_launched(
     mlflow.set_tracking_uri(store_uri(tmp_path))
     assert len(MlflowClient().search_runs(["0"])) == 1
     mlflow.set_tracking_uri(None)
+
+
+def test_an_exporter_whose_environment_is_out_of_reach_is_one_line_before_anything_is_launched(
+    tmp_path, monkeypatch
+):
+    without_network(monkeypatch)
+    nowhere = {"SLMFLOW_ENVIRONMENTS": str(tmp_path / "environments")}
+    done = run_warm(["-P", "model=tiny_phi3", "-P", "export=optimum_fp32"], tmp_path, **nowhere)
+    assert done.returncode != 0
+    assert "the environment of exporter optimum cannot be made: " in done.stderr
+    assert "choose another export=, such as traced_fp32" in done.stderr
+    assert "never done here, run" not in done.stdout, "nothing was launched"
 
 
 def test_bad_overrides_are_refused_by_mlflow_run_itself(tmp_path):

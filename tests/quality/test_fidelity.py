@@ -164,10 +164,11 @@ def test_a_reference_is_read_back_exactly_and_refused_for_other_tokens(tmp_path)
     logs = log_softmax(logits(5, positions=8))
     np.save(tmp_path / "logprobs.npy", logs)
     folder = tmp_path / "reference"
-    reference.save(folder, tmp_path / "logprobs.npy", [[1, 2]], windows, "digest")
+    reference.save(folder, tmp_path / "logprobs.npy", [[1, 2]], windows, "digest", "meaning")
     found = reference.read(folder, windows, "digest")
     np.testing.assert_array_equal(found.logs, logs)
     assert found.greedy == [[1, 2]]
+    assert reference.meaning_in(folder) == "meaning"
     with pytest.raises(SlmflowError, match="made on other tokens"):
         reference.read(folder, windows_of(list(range(1, 21)), 10, 2, []), "digest")
     with pytest.raises(SlmflowError, match="made from other weights"):

@@ -142,8 +142,8 @@ def test_an_exporters_own_libraries_count_for_it_alone():
         variant: STEPS["export_onnx"].distributions(compose(model="tiny_phi3", export=variant).config)
         for variant in ("fp32_cpu", "optimum_fp32")
     }
-    assert "optimum-onnx" in names["optimum_fp32"]
-    assert "optimum-onnx" not in names["fp32_cpu"]
+    assert "environments/optimum" in names["optimum_fp32"]
+    assert "environments/optimum" not in names["fp32_cpu"]
 
 
 def test_the_machine_is_in_the_key_of_what_measures_it_and_of_nothing_else(monkeypatch):

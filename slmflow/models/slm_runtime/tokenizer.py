@@ -73,7 +73,9 @@ class TextTokenizer:
         ids, at = [], 0
         for marker in self._marker.finditer(prompt):
             ids += self._text_ids(prompt[at : marker.start()], first=at == 0)
-            ids.append(self._tokenizer.token_to_id(marker.group()))
+            token = self._tokenizer.token_to_id(marker.group())
+            assert token is not None  # the pattern is of the tokenizer's own markers
+            ids.append(token)
             at = marker.end()
         return ids + self._text_ids(prompt[at:], first=at == 0)
 

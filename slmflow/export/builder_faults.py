@@ -1,0 +1,118 @@
+"""Where onnxruntime-genai 0.18.0's model builder makes a graph that is wrong, and the right one instead.
+
+`docs/export.md` has the table of them with the value that the stock graph has; each has its test in
+tests/export/test_builder_faults.py. Everywhere else the graph is the stock builder's, byte by byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import onnx_ir as ir
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def settle(config: Any) -> None:
+    """Change what transformers 5 says of a model to what the builder reads of it.
+
+    Raises NotImplementedError for a part of the architecture that the builder would leave out in silence.
+    """
+    text = config.get_text_config()
+    kind = str(text.model_type)
+    scaling = getattr(text, "rope_parameters", None) or {}
+    if "full_attention" in scaling and kind.startswith("gemma3"):
+        # The builder knows Gemma 3's two kinds of layers as transformers 4 told of them.
+        text.rope_local_base_freq = scaling["sliding_attention"]["rope_theta"]
+        text.rope_parameters = scaling["full_attention"]
+    if kind == "granitemoehybrid":
+        if text.num_local_experts:
+            raise NotImplementedError("Granite with experts, which it would drop")
+        if "linear_attention" in text.layer_types:
+            raise NotImplementedError("Granite with Mamba layers")
+    window = getattr(text, "sliding_window", None)
+    if window and window < text.max_position_embeddings and getattr(text, "layer_types", None) is None:
+        # The builder takes the windows from the kinds of layers alone, which Phi-3 and Mistral do not list.
+        text.layer_types = ["sliding_attention"] * text.num_hidden_layers
+
+
+@contextlib.contextmanager
+def corrected() -> Iterator[None]:
+    """Within it the builder's rotary embeddings, its search for the head and its stamp are right."""
+    import onnxruntime_genai
+    from onnxruntime_genai.models.builder import LlamaModel, Model
+
+    is_head, read_rope, read_llama_rope = Model.has_lm_head, Model.make_rope_init, LlamaModel.make_rope_init
+    make_tables, by_parts = Model.make_rotary_embedding_caches, Model.make_inv_freq_rescaled_with_ntk
+    find_tied = Model.make_tied_embeddings_init
+
+    def has_lm_head(self: Any, module: Any) -> bool:
+        # Stock: any Linear with as many outputs as there are words is the head.
+        if (head := getattr(self.weights, "get_output_embeddings", None)) and head() is not None:
+            return module is head()
+        return bool(is_head(self, module))
+
+    def make_rotary_tables(self: Any, **names: Any) -> Any:
+        # Stock: Gemma 3's local layers, whose positions are not scaled, are stretched like the others.
+        stretched = self.rope_attrs["rescale_factors"]
+        if names.get("cos_cache_name") == "cos_cache_local":
+            self.rope_attrs["rescale_factors"] = 1
+        try:
+            return make_tables(self, **names)
+        finally:
+            self.rope_attrs["rescale_factors"] = stretched
+
+    def rope(self: Any, config: Any) -> None:
+        read_rope(self, config)
+        self.rope_attrs["truncate"] = (getattr(config, "rope_parameters", None) or {}).get("truncate", True)
+
+    def llama_rope(self: Any, config: Any) -> None:
+        # Stock: all scalings but Llama 3's own are forgotten, for Llama alone; the general method knows the
+        # others, and refuses what it does not know.
+        knows = config.rope_parameters["rope_type"] == "llama3"
+        (read_llama_rope if knows else rope)(self, config)
+
+    def frequencies(self: Any, unscaled: torch.Tensor) -> torch.Tensor:
+        # Stock: YaRN's range is never rounded to whole dimensions, which `truncate: false` alone asks for
+        # (transformers.modeling_rope_utils, _compute_yarn_parameters).
+        if not self.rope_attrs.get("truncate", True):
+            return by_parts(self, unscaled)
+        yarn, half = self.rope_attrs["rescale_inv_freq"], len(unscaled)
+        low, high = (
+            half
+            * math.log(self.original_context_length / (yarn[turns] * 2 * math.pi))
+            / math.log(self.rope_attrs["theta"])
+            for turns in ("ntk_beta", "ntk_alpha")
+        )
+        start, end = max(math.floor(low), 0), min(math.ceil(high), 2 * half - 1)
+        scaled = ((torch.arange(half) - start) / max(end - start, 0.001)).clamp(0, 1)
+        return unscaled / yarn["factor"] * scaled + unscaled * (1 - scaled)
+
+    def tied(self: Any, config: Any) -> None:
+        # Stock: an 8-bit head leaves the embedding in float, though GatherBlockQuantized takes 8 bits too.
+        find_tied(self, config)
+        if self.onnx_dtype in (ir.DataType.INT8, ir.DataType.UINT8) and self.is_lm_head_quantized():
+            self.tied_quantized_embeddings = bool(self.extra_options.get("shared_embeddings"))
+
+    def commit(cls: Any) -> str:
+        # Stock: the commit of whatever repository site-packages lies in, such as that of this project.
+        return str(onnxruntime_genai.__commit__)
+
+    patches = {
+        "get_genai_commit": classmethod(commit),
+        "has_lm_head": has_lm_head,
+        "make_rotary_embedding_caches": make_rotary_tables,
+        "make_rope_init": rope,
+        "make_tied_embeddings_init": tied,
+        "make_inv_freq_rescaled_with_ntk": frequencies,
+    }
+    with contextlib.ExitStack() as stack:
+        for name, function in patches.items():
+            stack.enter_context(patch.object(Model, name, function))
+        stack.enter_context(patch.object(LlamaModel, "make_rope_init", llama_rope))
+        yield
