@@ -1,8 +1,9 @@
 # slmflow. `make` explains; `make run` is the road, `make test` the proof.
 SHELL := /bin/bash
-# The one of .venv, else the first that runs (a shim of pyenv may be there and not run).
+# The one of .venv, else the first that runs, and is a version that the tests are run on.
 PYTHON ?= $(or $(shell for python in .venv/bin/python python3.11 python3.12 python3.13; do \
-  $$python -c "" 2>/dev/null && echo $$python && break; done),python3.11)
+  $$python -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" 2>/dev/null && \
+  echo $$python && break; done),python3.11)
 WORKERS ?= 2
 VENV := .venv
 ACTIVATE := . $(VENV)/bin/activate

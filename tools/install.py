@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -216,16 +215,18 @@ def install(files: list[str]) -> None:
         made_with = version_of(venv)
         if made_with and made_with != ours:
             say(f".venv was made with Python {made_with[0]}.{made_with[1]}: it is made anew")
-            shutil.rmtree(venv)
-        known = stamp.read_text() if stamp.is_file() and (venv / "bin" / "python").exists() else ""
+        as_before = made_with == ours and stamp.is_file() and (venv / "bin" / "python").exists()
+        known = stamp.read_text() if as_before else ""
         whole: dict[str, str] = json.loads(known or "{}")
         missing = [name for name in files if whole.get(name) != wanted[name]]
         if not missing:
             return
         began = time.monotonic()
-        if not runs_pip(venv):
-            say(f"making .venv with {sys.executable}")
-            if status := subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)]).returncode:
+        if made_with != ours or not runs_pip(venv):
+            # This may be the Python of .venv itself, which is cleared: the one that it was made with.
+            python = getattr(sys, "_base_executable", sys.executable)
+            say(f"making .venv with {python}")
+            if status := subprocess.run([python, "-m", "venv", "--clear", str(venv)]).returncode:
                 raise SystemExit(status)
         say(f"installing what {' and '.join(missing)} pin into .venv")
         stamp.write_text(BEGUN)

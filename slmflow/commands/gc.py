@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from tqdm import tqdm
 
 from slmflow.artifacts import folder_of
-from slmflow.environments.maker import remove, unused_for
+from slmflow.environments.maker import remove_unused, unused_for
 from slmflow.errors import SlmflowError, exit_status
 from slmflow.files import files_under
 from slmflow.registry.versions import versions_of
@@ -126,7 +126,7 @@ def run(argv: list[str]) -> int:
         if delete == "true":
             _delete(client, loose, models)
             for folder, _ in tqdm(old, "deleting environments", disable=not old):
-                remove(folder)
+                remove_unused(folder, UNUSED_DAYS)
         elif loose or old:
             print("nothing was deleted: add -P delete=true")
     return 0

@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from slmflow.environments import requirements as asked
 from slmflow.environments.installer import install
 from slmflow.environments.links import link
-from slmflow.errors import SlmflowError
+from slmflow.errors import SlmflowError, first_line
 from slmflow.files import cache_folder, canonical_digest, read_json, write_json
 from slmflow.workflow.locks import held
 
@@ -76,14 +77,21 @@ def environment(text: str, purpose: Purpose, *, is_locked: bool, linked: bool = 
                 raise
             record = {"for": purpose.words, "installed": split.missing, "needs": needs}
             write_json(made.folder / WHOLE, record)
-    os.utime(made.folder / WHOLE)
+        with contextlib.suppress(PermissionError):  # another user's
+            os.utime(made.folder / WHOLE)
     return made
 
 
 def check(text: str, purpose: Purpose) -> None:
     """Raise SlmflowError where the environment of a lock is not there and could not be made; makes none."""
     made, split, _ = _found(text, is_locked=True, linked=True)
-    if split.missing and not _is_whole(made):
+    if _is_whole(made):
+        return
+    with _said_of(purpose):
+        made.folder.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(made.folder.parent, os.W_OK):
+            raise SlmflowError(f"{made.folder.parent} cannot be written: {FOLDER} names another folder")
+    if split.missing:
         with _said_of(purpose), tempfile.TemporaryDirectory() as folder:
             listed = Path(folder) / "requirements.txt"
             listed.write_text("".join(f"{line}\n" for line in split.missing))
@@ -108,9 +116,9 @@ def _said_of(purpose: Purpose) -> Iterator[None]:
     """Within it an installer's word becomes a line that says whose environment it was, and what to do."""
     try:
         yield
-    except SlmflowError as error:
+    except (SlmflowError, OSError, subprocess.CalledProcessError) as error:
         what = f"the environment of {purpose.words} cannot be made"
-        raise SlmflowError(f"{what}: {error}; {purpose.otherwise}") from None
+        raise SlmflowError(f"{what}: {first_line(error)}; {purpose.otherwise}") from None
 
 
 def _fill(made: Environment, split: asked.Split, lines: list[str], *, resolve: bool) -> str | None:
@@ -136,10 +144,11 @@ def unused_for(days: float) -> list[tuple[Path, str]]:
     return [(record.parent, _made_for(record)) for record in records if record.stat().st_mtime < before]
 
 
-def remove(folder: Path) -> None:
-    """Delete an environment, unless somebody is making it now: then when he has done."""
+def remove_unused(folder: Path, days: float) -> None:
+    """Delete an environment unless somebody took it meanwhile; waits for one who is making it."""
     with held(f"environment {folder}"):
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder in [unused for unused, _ in unused_for(days)]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _made_for(record: Path) -> str:
@@ -151,7 +160,10 @@ def _made_for(record: Path) -> str:
 def _is_whole(made: Environment) -> bool:
     if not (made.folder / WHOLE).exists() or not made.python.exists():
         return False
-    needs = read_json(made.folder / WHOLE)["needs"]
+    try:
+        needs = read_json(made.folder / WHOLE)["needs"]
+    except (ValueError, KeyError, TypeError):  # cut short, or of before there was a record
+        return False
     return needs is None or Path(needs).is_dir()
 
 

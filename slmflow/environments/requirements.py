@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ class Split:
 def plain_lines(text: str) -> Iterator[str]:
     """The lines of a requirements file without comments."""
     for line in text.splitlines():
-        if words := line.partition("#")[0].strip():
+        if words := re.split(r"(?:^|\s)#", line)[0].strip():
             yield words
 
 
@@ -40,9 +41,8 @@ def locked(lines: list[str]) -> Split:
     missing: list[str] = []
     named: set[str] = set()
     for line in lines:
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
+        requirement = _plain(line)
+        if requirement is None:
             missing.append(line)
             continue
         if requirement.marker and not requirement.marker.evaluate():
@@ -65,9 +65,8 @@ def with_all_they_require(lines: list[str]) -> Split:
     stack = [(line, "") for line in lines]
     while stack:
         line, wanted_by = stack.pop()
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
+        requirement = _plain(line)
+        if requirement is None:
             missing.append(line)
             continue
         if requirement.marker and not requirement.marker.evaluate({"extra": wanted_by}):
@@ -83,6 +82,15 @@ def with_all_they_require(lines: list[str]) -> Split:
                 seen.add((name, extra))
                 stack += [(needed, extra) for needed in found.requires or []]
     return Split(here, sorted(set(missing)))
+
+
+def _plain(line: str) -> Requirement | None:
+    """The line as a name with versions; None for an option, or an address, which may hold anything."""
+    try:
+        found = Requirement(line)
+    except InvalidRequirement:
+        return None
+    return None if found.url else found
 
 
 def size_of_its_like(line: str) -> int:

@@ -14,6 +14,8 @@ from unittest.mock import patch
 import onnx_ir as ir
 import torch
 
+from slmflow.export.fields import fields_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -35,10 +37,25 @@ def settle(config: Any) -> None:
             raise NotImplementedError("Granite with experts, which it would drop")
         if "linear_attention" in text.layer_types:
             raise NotImplementedError("Granite with Mamba layers")
-    window = getattr(text, "sliding_window", None)
+    # The builder takes the windows from the kinds of layers alone, which Phi-3 and Mistral do not list. A
+    # Llama's key of that name is read by nobody.
+    window = getattr(text, "sliding_window", None) if "sliding_window" in fields_of(type(text)) else None
     if window and window < text.max_position_embeddings and getattr(text, "layer_types", None) is None:
-        # The builder takes the windows from the kinds of layers alone, which Phi-3 and Mistral do not list.
         text.layer_types = ["sliding_attention"] * text.num_hidden_layers
+
+
+def yarn_magnitude(scaling: dict[str, Any]) -> float:
+    """By how much YaRN stretches cosines and sines (_compute_yarn_parameters, `attention_factor`)."""
+
+    def of(weight: float) -> float:
+        factor = float(scaling["factor"])
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    if scaling.get("attention_factor") is not None:
+        return float(scaling["attention_factor"])
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return of(scaling["mscale"]) / of(scaling["mscale_all_dim"])
+    return of(1.0)
 
 
 @contextlib.contextmanager
@@ -69,7 +86,14 @@ def corrected() -> Iterator[None]:
 
     def rope(self: Any, config: Any) -> None:
         read_rope(self, config)
-        self.rope_attrs["truncate"] = (getattr(config, "rope_parameters", None) or {}).get("truncate", True)
+        scaling = getattr(config, "rope_parameters", None) or {}
+        if scaling.get("rope_type") == "yarn":
+            # Stock: the usual bounds are taken for zero where they are not written out, as in most folders,
+            # and an attention_factor is not read.
+            self.rope_attrs["truncate"] = scaling.get("truncate", True)
+            self.rope_attrs["mscale"] = yarn_magnitude(scaling)
+            self.rope_attrs["rescale_inv_freq"]["ntk_alpha"] = scaling.get("beta_slow") or 1
+            self.rope_attrs["rescale_inv_freq"]["ntk_beta"] = scaling.get("beta_fast") or 32
 
     def llama_rope(self: Any, config: Any) -> None:
         # Stock: all scalings but Llama 3's own are forgotten, for Llama alone; the general method knows the

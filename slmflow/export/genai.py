@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
@@ -120,5 +121,7 @@ def build(
         raise SlmflowError(
             f"the model builder cannot export this architecture: {error}; try export=traced_fp32"
         ) from None
+    # The builder saves what transformers made of the tokenizer, which may be other rules.
+    shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
     found = {it.name: it.version for it in distributions() if it.name.startswith("onnxruntime-genai")}
     return {"method": config.method.value, **options, **found}

@@ -16,8 +16,7 @@ from slmflow.environments.exporters import FOLDER, exporter_environment
 from slmflow.environments.installer import last_line
 from slmflow.errors import SlmflowError
 from slmflow.export.older_reader import refuse_what_it_would_misread
-from slmflow.export.traced_graph import Names, describe_graph
-from slmflow.files import read_json
+from slmflow.export.traced_graph import Names, complete, genai_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +35,7 @@ def export(
     Raises SlmflowError where the older transformers would misread the folder, and where the exporter fails.
     """
     refuse_what_it_would_misread(config.environment, source)
+    description = genai_config(source, NAMES)
     made = exporter_environment(config.environment)
     command = [
         str(made.python),
@@ -54,7 +54,7 @@ def export(
     if done.returncode:
         print(done.stdout, file=sys.stderr, flush=True)
         raise SlmflowError(f"exporter {config.environment} failed: {last_line(done.stdout)}")
-    describe_graph(source, folder, NAMES, read_json(source / "config.json")["model_type"])
+    complete(source, folder, description)
     inside = [str(path) for path in made.folder.glob("lib/python*/site-packages")]
     versions = {it.name: it.version for it in distributions(path=inside)}
     return {name: versions[name] for name in ("optimum", "optimum-onnx", "transformers")}

@@ -191,7 +191,8 @@ def _same_ids(tokenizer: TextTokenizer, reference: Any) -> dict[str, int]:
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
             raise SlmflowError(
                 f"tokenizer ids differ from the source's at token {at} of {text[:40]!r}: "
-                f"{ours[at : at + 4]} instead of {theirs[at : at + 4]}"
+                f"{ours[at : at + 4]} instead of {theirs[at : at + 4]}, "
+                f"as {type(reference).__name__} reads it"
             )
     return {"texts": len(texts), "differences": 0}
 

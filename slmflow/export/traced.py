@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from slmflow.errors import SlmflowError
-from slmflow.export.traced_graph import Names, describe_graph
+from slmflow.errors import SlmflowError, first_line
+from slmflow.export.traced_graph import Names, complete, genai_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,16 +25,13 @@ NAMES = Names(
     "output.past_key_values.layers.%d.keys",
     "output.past_key_values.layers.%d.values",
 )
+ATTENTION = {"full_attention", "sliding_attention"}
+"""Kinds of layers that keep keys and values, and nothing else."""
 WITH_STATES = (
-    "lfm2",
-    "lfm2_moe",
-    "qwen3_5_text",
-    "qwen3_5_moe_text",
-    "granitemoehybrid",
-    "nemotron_h",
-    "mamba",
+    *("mamba", "mamba2", "falcon_mamba", "falcon_h1", "jamba", "bamba", "zamba", "zamba2", "rwkv", "xlstm"),
+    *("recurrent_gemma", "nemotron_h", "minimax", "lfm2", "lfm2_moe"),
 )
-"""Kinds whose layers keep more than keys and values."""
+"""Models whose layers keep more, and do not list their kinds."""
 
 
 def export(
@@ -45,14 +42,27 @@ def export(
     Raises SlmflowError, before the weights are loaded, for a model of which the graph fails or is wrong.
     """
     refuse_what_it_gets_wrong(source)
+    description = genai_config(source, NAMES, "decoder")
     import torch
-    from transformers import AutoModelForCausalLM, DynamicCache
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+    from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.float32, use_safetensors=True
     ).eval()
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _trace(model, folder / "model.onnx")
+    except Exception as error:  # torch.export raises what its tracing meets
+        raise SlmflowError(f"transformers' exporter failed: {first_line(error)}") from error
+    complete(source, folder, description)
+    return {name: version(name) for name in ("transformers", "torch", "onnxscript")}
+
+
+def _trace(model: Any, place: Path) -> None:
+    import torch
+    from transformers import DynamicCache
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
     # Some tokens after others, in several rows: no axis has a size that could be taken for a fixed one.
     ids = torch.arange(2 * (PAST + NEW)).reshape(2, -1)
     with torch.no_grad():
@@ -65,21 +75,23 @@ def export(
         "past_key_values": past,
         "use_cache": True,
     }
-    OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, output_path=folder / "model.onnx"))
-    describe_graph(source, folder, NAMES, "decoder")
-    return {name: version(name) for name in ("transformers", "torch", "onnxscript")}
+    OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, output_path=place))
 
 
 def refuse_what_it_gets_wrong(source: Path) -> None:
     """Raise SlmflowError for a model whose traced graph is known to fail or to be wrong."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(source).get_text_config()
-    rotary = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
+    config = AutoConfig.from_pretrained(source)
+    scaling = getattr(config, "rope_parameters", None) or {}
+    scalings = [scaling, *(of_layers for of_layers in scaling.values() if isinstance(of_layers, dict))]
+    moving = [one["rope_type"] for one in scalings if one.get("rope_type") in ("longrope", "dynamic")]
     wrong = None
-    if rotary in ("longrope", "dynamic"):
-        wrong = f"rotary scaling {rotary}, whose tables depend on the length of the prompt"
-    elif config.model_type in WITH_STATES:
+    if config.get_text_config() is not config:
+        wrong = f"model_type={config.model_type}, which does more than text"
+    elif moving:
+        wrong = f"rotary scaling {moving[0]}, whose tables depend on the length of the prompt"
+    elif config.model_type in WITH_STATES or set(getattr(config, "layer_types", None) or ()) - ATTENTION:
         wrong = f"model_type={config.model_type}, whose layers keep states"
     elif getattr(config, "hidden_size_per_layer_input", 0) or getattr(config, "num_kv_shared_layers", 0):
         wrong = f"model_type={config.model_type} with per-layer embeddings or shared keys and values"

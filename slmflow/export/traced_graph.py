@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slmflow.files import read_json, write_json
+from slmflow.files import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,40 +29,41 @@ class Names:
     present_value: str
 
 
-def describe_graph(source: Path, folder: Path, names: Names, kind: str) -> None:
-    """Write genai_config.json for `model.onnx` in `folder`, and bring the tokenizer.
-
-    `kind` is the model type by which generate() chooses how to feed the graph.
-    """
+def complete(source: Path, folder: Path, description: dict[str, Any]) -> None:
+    """Write the description beside `model.onnx` in `folder`, and bring the tokenizer."""
     for name in TOKENIZER_FILES:  # byte for byte the source's, not what another library makes of them
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    write_json(folder / "genai_config.json", _genai_config(read_json(source / "config.json"), names, kind))
+    write_json(folder / "genai_config.json", description)
 
 
-def _genai_config(model: dict[str, Any], names: Names, kind: str) -> dict[str, Any]:
-    """What generate() must know of a traced graph.
+def genai_config(source: Path, names: Names, kind: str | None = None) -> dict[str, Any]:
+    """What generate() must know of the traced graph of a Hugging Face folder.
 
     Unlike the builder's, the graph takes position_ids and returns the keys and values grown by the new
-    tokens, so the buffers for past and present cannot be shared.
+    tokens, so the buffers for past and present cannot be shared. `kind` is the model type by which
+    generate() chooses how to feed the graph; the model's own if not given.
     """
-    heads = model["num_attention_heads"]
+    from transformers import AutoConfig
+
+    model = AutoConfig.from_pretrained(source)
+    heads = model.num_attention_heads
     return {
         "model": {
-            "type": kind,
-            "bos_token_id": model.get("bos_token_id"),
-            "eos_token_id": model.get("eos_token_id"),
-            "pad_token_id": model.get("pad_token_id") or 0,
-            "vocab_size": model["vocab_size"],
-            "context_length": model["max_position_embeddings"],
+            "type": kind or model.model_type,
+            "bos_token_id": model.bos_token_id,
+            "eos_token_id": model.eos_token_id,
+            "pad_token_id": model.pad_token_id or 0,
+            "vocab_size": model.vocab_size,
+            "context_length": model.max_position_embeddings,
             "decoder": {
                 "filename": "model.onnx",
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "head_size": model.get("head_dim") or model["hidden_size"] // heads,
-                "hidden_size": model["hidden_size"],
+                "head_size": getattr(model, "head_dim", None) or model.hidden_size // heads,
+                "hidden_size": model.hidden_size,
                 "num_attention_heads": heads,
-                "num_key_value_heads": model.get("num_key_value_heads") or heads,
-                "num_hidden_layers": model["num_hidden_layers"],
+                "num_key_value_heads": getattr(model, "num_key_value_heads", None) or heads,
+                "num_hidden_layers": model.num_hidden_layers,
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
@@ -77,5 +78,5 @@ def _genai_config(model: dict[str, Any], names: Names, kind: str) -> dict[str, A
                 },
             },
         },
-        "search": {"max_length": model["max_position_embeddings"], "past_present_share_buffer": False},
+        "search": {"max_length": model.max_position_embeddings, "past_present_share_buffer": False},
     }

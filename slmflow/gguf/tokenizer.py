@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from slmflow.errors import SlmflowError, first_line
 from slmflow.files import write_json
+from slmflow.sources.tokenizer_class import BY_THE_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,10 +81,8 @@ def save_tokenizer(file: GgufFile, folder: Path) -> None:
     names = {role: _token_of(file, tokens, role) for role in ("bos", "eos", "unknown", "padding")}
     _add_ends(tokenizer, file, names, bos)
     tokenizer.save(str(folder / "tokenizer.json"))
-    plain = model == "gpt2" and file.text("tokenizer.ggml.pre") in BY_GPT2
     config = {
-        "tokenizer_class": "GPT2Tokenizer" if plain else "PreTrainedTokenizerFast",
-        "add_prefix_space": False if plain else None,
+        "tokenizer_class": BY_THE_FILE,
         "clean_up_tokenization_spaces": False,
         "bos_token": names["bos"],
         "eos_token": names["eos"],

@@ -12,8 +12,8 @@ import jinja2
 import pytest
 
 from slmflow.environments import maker
-from slmflow.environments.maker import WHOLE, Purpose, environment, remove, unused_for
-from slmflow.environments.requirements import locked, size_of_its_like, with_all_they_require
+from slmflow.environments.maker import WHOLE, Purpose, check, environment, remove_unused, unused_for
+from slmflow.environments.requirements import locked, plain_lines, size_of_its_like, with_all_they_require
 from slmflow.errors import SlmflowError
 from slmflow.files import read_json, write_json
 from tests.environments import without_network
@@ -167,6 +167,31 @@ def test_symbolic_links_to_what_is_gone_are_made_anew(monkeypatch):
     assert not module.is_symlink()
 
 
+def test_a_record_that_was_cut_short_is_no_whole_environment():
+    first = made("jinja2")
+    (first.folder / WHOLE).write_text("")
+    assert made("jinja2") == first
+    assert read_json(first.folder / WHOLE)["for"] == "this test"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_also_when_it_is_only_asked(monkeypatch):
+    monkeypatch.setenv(maker.FOLDER, "/proc/nowhere")
+    for ask in (lambda: made("jinja2"), lambda: check("jinja2", PURPOSE)):
+        with pytest.raises(
+            SlmflowError, match=r"the environment of this test cannot be made: .*/proc/nowhere.*; do"
+        ) as error:
+            ask()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", [locked, with_all_they_require])
+def test_an_address_is_not_taken_for_the_name_in_it(part):
+    line = "jinja2 @ https://example.org/jinja2-9.whl#sha256=00"
+    assert list(plain_lines(f"{line}  # why")) == [line]
+    assert part([line]).here == {}
+    assert part([line]).missing == [line]
+
+
 def test_one_that_nobody_used_for_long_is_found_and_removed():
     first = made("jinja2")
     assert unused_for(30) == []
@@ -175,7 +200,10 @@ def test_one_that_nobody_used_for_long_is_found_and_removed():
     assert unused_for(30) == [(first.folder, "this test")]
     made("jinja2")
     assert unused_for(30) == [], "used again"
-    remove(first.folder)
+    remove_unused(first.folder, 30)
+    assert first.folder.exists(), "somebody took it since it was listed"
+    os.utime(first.folder / WHOLE, (old, old))
+    remove_unused(first.folder, 30)
     assert not first.folder.exists()
 
 
