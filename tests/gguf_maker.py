@@ -126,7 +126,9 @@ def write_gguf(
         writer.add_value_length(sizes.head)
     if family == "gemma3":
         writer.add_sliding_window(64)
-    tokens = (tokenizer or byte_level)(writer)
+    # transformers reads any folder of Qwen 2 by Qwen's own rules, whatever it names.
+    pre = "qwen2" if family == "qwen2" else "gpt-2"
+    tokens = tokenizer(writer) if tokenizer else byte_level(writer, pre)
     if change:
         change(writer)
     shapes = {"token_embd.weight": (tokens, sizes.hidden), "output_norm.weight": (sizes.hidden,)}
