@@ -8,6 +8,7 @@ import numpy as np
 
 from slmflow.export.builder_faults import settle
 from slmflow.export.genai import builder_options, described
+from slmflow.files import sha256_of
 from slmflow.models.slm_runtime.open_engine import open_engine
 from slmflow.quality.fidelity import kl_divergence, log_softmax
 from slmflow.quality.reference import reference_logits
@@ -50,6 +51,12 @@ def stock(config, source, folder, *, settled=False, own_stamp=False):
             settle(prepared["hf_details"]["hf_config"])
         builder.create_model(*arguments, **prepared)
     return folder
+
+
+def assert_same_graph(ours, theirs):
+    """Byte by byte; the tokenizer's files are the source's own in ours, and transformers' making in theirs."""
+    for name in ("model.onnx", "model.onnx.data", "genai_config.json"):
+        assert sha256_of(ours / name) == sha256_of(theirs / name), name
 
 
 def strong_model(folder, kind, **fields):
