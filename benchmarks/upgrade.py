@@ -66,7 +66,7 @@ class Side:
         found = {}
         for model in client.search_registered_models():
             version = client.get_model_version_by_alias(model.name, "champion")
-            logged = client.get_logged_model(str(version.model_id))
+            logged = client.get_logged_model(str(version.source).removeprefix("models:/"))
             found[model.name.rpartition("-")[2]] = logged.artifact_location.removeprefix("file://")
         return found
 
