@@ -11,7 +11,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import venv
 from dataclasses import dataclass
@@ -91,11 +90,8 @@ def check(text: str, purpose: Purpose) -> None:
         made.folder.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(made.folder.parent, os.W_OK):
             raise SlmflowError(f"{made.folder.parent} cannot be written: {FOLDER} names another folder")
-    if split.missing:
-        with _said_of(purpose), tempfile.TemporaryDirectory() as folder:
-            listed = Path(folder) / "requirements.txt"
-            listed.write_text("".join(f"{line}\n" for line in split.missing))
-            install(Path(sys.executable), listed, resolve=False, dry=True)
+        if split.missing:
+            install(Path(sys.executable), split.missing, resolve=False, dry=True)
 
 
 def _found(text: str, *, is_locked: bool, linked: bool) -> tuple[Environment, asked.Split, list[str]]:
@@ -126,9 +122,7 @@ def _fill(made: Environment, split: asked.Split, lines: list[str], *, resolve: b
     venv.create(made.folder, symlinks=True, with_pip=False)
     symbolic = link(split.here.values(), next((made.folder / "lib").glob("python*/site-packages")))
     if split.missing:
-        listed = made.folder / "requirements.txt"
-        listed.write_text("".join(f"{line}\n" for line in lines))
-        install(made.python, listed, resolve=resolve)
+        install(made.python, lines, resolve=resolve)
     return sys.prefix if symbolic else None
 
 

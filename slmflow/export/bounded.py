@@ -82,14 +82,13 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
     def save(self: Any, out_dir: str) -> None:
         save_model(self, out_dir, tensors, moments, rewrite)
 
-    patches = {
+    patches: dict[str, Any] = {
         "make_initializer": make_initializer,
         "make_tied_quantized_embedding_input_names": tied_names,
         "save_model": save,
     }
     with contextlib.ExitStack() as stack:
-        for name, function in patches.items():
-            stack.enter_context(patch.object(Model, name, function))
+        stack.enter_context(patch.multiple(Model, **patches))
         for cls in [cls for cls in _family(Model) if "load_weights" in vars(cls)]:
             stack.enter_context(patch.object(cls, "load_weights", deferring(cls.load_weights)))
         yield

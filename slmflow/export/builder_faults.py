@@ -127,7 +127,7 @@ def corrected() -> Iterator[None]:
         # Stock: the commit of whatever repository site-packages lies in, such as that of this project.
         return str(onnxruntime_genai.__commit__)
 
-    patches = {
+    patches: dict[str, Any] = {
         "get_genai_commit": classmethod(commit),
         "has_lm_head": has_lm_head,
         "make_rotary_embedding_caches": make_rotary_tables,
@@ -135,8 +135,5 @@ def corrected() -> Iterator[None]:
         "make_tied_embeddings_init": tied,
         "make_inv_freq_rescaled_with_ntk": frequencies,
     }
-    with contextlib.ExitStack() as stack:
-        for name, function in patches.items():
-            stack.enter_context(patch.object(Model, name, function))
-        stack.enter_context(patch.object(LlamaModel, "make_rope_init", llama_rope))
+    with patch.multiple(Model, **patches), patch.object(LlamaModel, "make_rope_init", llama_rope):
         yield
