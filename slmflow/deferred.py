@@ -21,8 +21,10 @@ from slmflow.errors import SlmflowError
 from slmflow.tensors import tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from slmflow.tensors import StoredTensor
 
 aten = torch.ops.aten
 MOVES = {
@@ -157,33 +159,70 @@ def leaf_names(tensor: torch.Tensor) -> list[str]:
 def deferred_model(folder: Path) -> torch.nn.Module:
     """The causal language model of a Hugging Face folder, its parameters deferred.
 
-    Raises SlmflowError when a parameter has no tensor of its name and shape in the folder.
+    transformers itself finds the place of each tensor, also where a folder has other names than the model,
+    or a tensor for each expert where the model has one for all. Raises SlmflowError when a parameter has no
+    tensor of its shape in the folder.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder)
     with _parameters_without_values():
-        model: torch.nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    held = tensors_in(folder)
-    parameters: dict[int, torch.nn.Parameter] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        fits = name in held and held[name].shape == tuple(parameter.shape)
-        if fits and id(parameter) not in parameters:
-            deferred = DeferredTensor(parameter.detach(), Leaf(held[name].path, name))
-            parameters[id(parameter)] = torch.nn.Parameter(deferred, requires_grad=False)
-    for prefix, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is None:
-                continue
-            if id(parameter) not in parameters:
-                raise SlmflowError(
-                    f"{folder}: no tensor {prefix}.{name} of shape {list(parameter.shape)} in its safetensors"
-                )
-            module._parameters[name] = parameters[id(parameter)]
+        model: Any = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention_for(config)
+        )
+    _place(model, {name: _deferred(name, tensor) for name, tensor in tensors_in(folder).items()}, folder)
     for name, buffer in model.named_buffers():  # those that a folder holds are weights too, and small
-        if name in held and held[name].shape == tuple(buffer.shape):
-            buffer.copy_(Leaf(held[name].path, name).read())
-    return model.eval()
+        if isinstance(buffer, DeferredTensor):
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, stored(buffer))
+    found: torch.nn.Module = model.eval().requires_grad_(False)
+    return found
+
+
+def attention_for(config: Any) -> str | None:
+    """The attention that computes all that a model's configuration says; None for transformers' own choice.
+
+    Its choice is torch's fused one, which leaves the cap on attention scores out without a word (Gemma 2).
+    """
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def _deferred(name: str, tensor: StoredTensor) -> DeferredTensor:
+    return DeferredTensor(torch.empty(tensor.shape, device="meta"), Leaf(tensor.path, name))
+
+
+def _place(model: Any, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Let transformers put the tensors into the model, as it does in `from_pretrained`."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import convert_and_load_state_dict_in_model
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    config = LoadStateDictConfig(dtype=torch.float32, weight_mapping=get_model_conversion_mapping(model))
+    expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    with _without_bar():
+        info, _ = convert_and_load_state_dict_in_model(model=model, state_dict=tensors, load_config=config)
+    model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
+    lacking = {*info.missing_keys, *(name for name, *_ in info.mismatched_keys)} & expected.keys()
+    if lacking:
+        name = min(lacking)
+        raise SlmflowError(f"{folder}: no tensor {name} of shape {expected[name]} in its safetensors")
+    if info.conversion_errors:
+        raise SlmflowError(f"{folder}: {next(iter(info.conversion_errors.values()))}")
+
+
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    """Transformers shows how far it is with loading; nothing is read here."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -223,12 +262,23 @@ def reading_weights(model: torch.nn.Module) -> Iterator[None]:
         module: {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
         for module in model.modules()
     }
+    # The weight of a convolution with a state is used by its parent, without a call.
+    callers = {
+        conv: caller for caller in deferred for conv in caller.children() if type(conv) is torch.nn.Conv1d
+    }
     with contextlib.ExitStack() as stack:
         for module, parameters in deferred.items():
             if parameters:
-                stack.callback(module.register_forward_pre_hook(read).remove)
-                stack.callback(module.register_forward_hook(drop).remove)
+                caller = callers.get(module, module)
+                before, after = _for(module, read), _for(module, drop)
+                stack.callback(caller.register_forward_pre_hook(before).remove)
+                stack.callback(caller.register_forward_hook(after).remove)
         yield
+
+
+def _for(module: torch.nn.Module, hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that is told of `module`, whichever it is registered on."""
+    return lambda _, *rest: hook(module, *rest)
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:

@@ -7,8 +7,8 @@ Tiny, offline:
     mlflow run . -e fetch --env-manager local -P model=tiny_phi3
 
 Leaves `source/` as published and `manifest.json`; for a GGUF file, or codes of AWQ or GPTQ, `huggingface/`,
-the same weights as a Hugging Face folder; with `model.adapter.repo=` that with the adapter merged, and
-`adapter/`; for a prebuilt model that names its base also `base/` and `base_manifest.json`, the weights that
+the same weights as a Hugging Face folder, and for a model that also sees or hears its text part; with
+`model.adapter.repo=` that with the adapter merged, and `adapter/`; for a prebuilt model that names its base also `base/` and `base_manifest.json`, the weights that
 it was made from.
 """
 
@@ -23,6 +23,7 @@ from slmflow.files import canonical_digest, gguf_files, write_json
 from slmflow.sources import take
 from slmflow.sources.huggingface import codes_in, make_huggingface
 from slmflow.sources.manifest import build_manifest, enforce_digest, parameters_in
+from slmflow.sources.text_part import left_out
 from slmflow.workflow.shell import main
 
 if TYPE_CHECKING:
@@ -52,7 +53,12 @@ def _fetch(context: Context, model: ModelConfig, folder: str, manifest_name: str
     prefix = "" if folder == "source" else f"{folder}_"
     made = make_huggingface(taken.folder, context.outputs / f"{prefix}huggingface")
     place = {"source": folder, "made": f"{prefix}huggingface", "none": None}[made]
-    if codes:
+    if other := left_out(taken.folder) if made == "made" and not codes else {}:
+        manifest["left_out"] = other
+        print(
+            f"  its text part is taken; left out: {', '.join(f'{name} ({n})' for name, n in other.items())}"
+        )
+    if codes or other:
         manifest["parameters"] = parameters_in(context.outputs / str(place))
     if adapter is not None:
         codes = None  # they know nothing of it

@@ -20,8 +20,9 @@ import torch
 from onnx_ir.tensor_adapters import from_torch_dtype
 from tqdm import tqdm
 
-from slmflow.deferred import deferred_model
+from slmflow.deferred import DeferredTensor, deferred_model
 from slmflow.errors import SlmflowError
+from slmflow.export.experts import add_experts
 from slmflow.export.nbits import Recipe
 from slmflow.export.splice import quantised
 from slmflow.export.streamed import streamed_values
@@ -47,7 +48,7 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
     from onnxruntime_genai.models.builder import Model
 
     tensors: dict[str, torch.Tensor] = {}
-    make_small = Model.make_initializer
+    make_small, make_whole = Model.make_initializer, Model.make_moe_expert_initializers
 
     def deferring(load_whole: Any) -> Any:
         def load_weights(self: Any, input_path: str) -> Any:
@@ -74,6 +75,12 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
         self.model.graph.register_initializer(value)
         tensors[name] = tensor
 
+    def make_experts(self: Any, layer: int, experts: Any, gate_up: Any = None, down: Any = None) -> None:
+        if self.moe_attrs["op_type"] == "QMoE" and isinstance(gate_up, DeferredTensor):
+            add_experts(self, layer, gate_up, down)
+        else:
+            make_whole(self, layer, experts, gate_up, down)
+
     def tied_names(self: Any) -> tuple[int, str, str, str]:
         recipe = recipe_of(self, HEAD, moments)
         names = {part: f"lm_head.MatMul.weight{suffix}" for part, suffix in recipe.names.items()}
@@ -84,6 +91,7 @@ def bounded_memory(moments: Moments | None = None, rewrite: Rewrite | None = Non
 
     patches: dict[str, Any] = {
         "make_initializer": make_initializer,
+        "make_moe_expert_initializers": make_experts,
         "make_tied_quantized_embedding_input_names": tied_names,
         "save_model": save,
     }

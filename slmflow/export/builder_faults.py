@@ -14,34 +14,8 @@ from unittest.mock import patch
 import onnx_ir as ir
 import torch
 
-from slmflow.export.fields import fields_of
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-def settle(config: Any) -> None:
-    """Change what transformers 5 says of a model to what the builder reads of it.
-
-    Raises NotImplementedError for a part of the architecture that the builder would leave out in silence.
-    """
-    text = config.get_text_config()
-    kind = str(text.model_type)
-    scaling = getattr(text, "rope_parameters", None) or {}
-    if "full_attention" in scaling and kind.startswith("gemma3"):
-        # The builder knows Gemma 3's two kinds of layers as transformers 4 told of them.
-        text.rope_local_base_freq = scaling["sliding_attention"]["rope_theta"]
-        text.rope_parameters = scaling["full_attention"]
-    if kind == "granitemoehybrid":
-        if text.num_local_experts:
-            raise NotImplementedError("Granite with experts, which it would drop")
-        if "linear_attention" in text.layer_types:
-            raise NotImplementedError("Granite with Mamba layers")
-    # The builder takes the windows from the kinds of layers alone, which Phi-3 and Mistral do not list. A
-    # Llama's key of that name is read by nobody.
-    window = getattr(text, "sliding_window", None) if "sliding_window" in fields_of(type(text)) else None
-    if window and window < text.max_position_embeddings and getattr(text, "layer_types", None) is None:
-        text.layer_types = ["sliding_attention"] * text.num_hidden_layers
 
 
 def yarn_magnitude(scaling: dict[str, Any]) -> float:
@@ -62,11 +36,15 @@ def yarn_magnitude(scaling: dict[str, Any]) -> float:
 def corrected() -> Iterator[None]:
     """Within it the builder's rotary embeddings, its search for the head and its stamp are right."""
     import onnxruntime_genai
-    from onnxruntime_genai.models.builder import LlamaModel, Model
+    from onnxruntime_genai.models.builder import LlamaModel, Model, OLMoModel, SmolLM3Model
 
     is_head, read_rope, read_llama_rope = Model.has_lm_head, Model.make_rope_init, LlamaModel.make_rope_init
     make_tables, by_parts = Model.make_rotary_embedding_caches, Model.make_inv_freq_rescaled_with_ntk
-    find_tied = Model.make_tied_embeddings_init
+    find_tied, attend, begin = (
+        Model.make_tied_embeddings_init,
+        SmolLM3Model.make_attention,
+        OLMoModel.__init__,
+    )
 
     def has_lm_head(self: Any, module: Any) -> bool:
         # Stock: any Linear with as many outputs as there are words is the head.
@@ -123,6 +101,16 @@ def corrected() -> Iterator[None]:
         if self.onnx_dtype in (ir.DataType.INT8, ir.DataType.UINT8) and self.is_lm_head_quantized():
             self.tied_quantized_embeddings = bool(self.extra_options.get("shared_embeddings"))
 
+    def attention(self: Any, layer_id: int, *arguments: Any, **names: Any) -> None:
+        # Stock: position ids, which the graph does not have, are asked for the layers without positions.
+        self.attention_attrs["rope"] = bool(self.no_rope_layers[layer_id])
+        attend(self, layer_id, *arguments, **names)
+
+    def olmo(self: Any, *arguments: Any) -> None:
+        # Stock: the mean is not taken away where OLMo 1 normalises (OlmoLayerNorm, F.layer_norm at 1e-5).
+        begin(self, *arguments)
+        self.layernorm_attrs |= {"simple": False, "epsilon": 1e-5}
+
     def commit(cls: Any) -> str:
         # Stock: the commit of whatever repository site-packages lies in, such as that of this project.
         return str(onnxruntime_genai.__commit__)
@@ -135,5 +123,10 @@ def corrected() -> Iterator[None]:
         "make_tied_embeddings_init": tied,
         "make_inv_freq_rescaled_with_ntk": frequencies,
     }
-    with patch.multiple(Model, **patches), patch.object(LlamaModel, "make_rope_init", llama_rope):
+    with (
+        patch.multiple(Model, **patches),
+        patch.object(LlamaModel, "make_rope_init", llama_rope),
+        patch.object(SmolLM3Model, "make_attention", attention),
+        patch.object(OLMoModel, "__init__", olmo),
+    ):
         yield

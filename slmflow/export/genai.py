@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from slmflow.config import GenaiExport, Method, Precision
 from slmflow.errors import SlmflowError
+from slmflow.export.supported import refuse_unsupported
+from slmflow.files import read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,11 +98,13 @@ def build(
     rewrite: Rewrite | None = None,
 ) -> dict[str, str]:
     """Run the builder on a Hugging Face folder; `moments` and `rewrite` are those of `bounded_memory`."""
+    refuse_unsupported("genai", read_json(source / "config.json"))
     options = builder_options(config, described(source))
     from onnxruntime_genai.models import builder
 
     from slmflow.export.bounded import bounded_memory
-    from slmflow.export.builder_faults import corrected, settle
+    from slmflow.export.builder_config import settle
+    from slmflow.export.builder_faults import corrected
 
     arguments = (
         "",
@@ -115,12 +119,14 @@ def build(
         with contextlib.redirect_stdout(io.StringIO()), corrected(), bounded_memory(moments, rewrite):
             # create_model consumes what parse_extra_options prepared: both are needed, each time.
             prepared = builder.parse_extra_options(*arguments, [f"{k}={v}" for k, v in options.items()])
-            settle(prepared["hf_details"]["hf_config"])
+            notes = settle(prepared["hf_details"]["hf_config"])
             builder.create_model(*arguments, **prepared)
     except NotImplementedError as error:
         raise SlmflowError(
             f"the model builder cannot export this architecture: {error}; try export=traced_fp32"
         ) from None
+    for note in notes:
+        print(f"  {note}")
     # The builder saves what transformers made of the tokenizer, which may be other rules.
     shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
     found = {it.name: it.version for it in distributions() if it.name.startswith("onnxruntime-genai")}

@@ -16,9 +16,11 @@ def metadata_of(manifest: dict[str, Any], fingerprint: str, *, precision: str) -
     """Metadata of a packaged model.
 
     `fingerprint` is the digest of all that is shipped (weights, code, requirements, configuration):
-    two models with the same one answer the same.
+    two models with the same one answer the same. `left_out` is what a model that also sees or hears had
+    besides its text part: tensors by the beginning of their names.
     """
-    return {
+    left_out = {"left_out": found} if (found := manifest.get("left_out")) else {}
+    return left_out | {
         "source": manifest["origin"],
         "commit": manifest["commit"],
         "licence": manifest["licence"],

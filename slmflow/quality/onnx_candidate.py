@@ -105,7 +105,7 @@ def _read_on(context: list[int], continuations: list[list[int]], engine: Engine)
     found = [[log] for log in first]
     every = range(len(continuations))
     for group in [every] if engine.shares else [[at] for at in every]:
-        branches = {at: engine.reuse(cache, len(context), longest) for at in group}
+        branches = {at: _branch(engine, cache, context, longest) for at in group}
         for position in range(max(len(continuations[at]) for at in group) - 1):
             going = [at for at in group if position < len(continuations[at]) - 1]
             tokens = [continuations[at][position] for at in going]
@@ -118,6 +118,13 @@ def _read_on(context: list[int], continuations: list[list[int]], engine: Engine)
                 engine.close(branch)
     engine.close(cache)
     return [np.array(logs, dtype=np.float64) for logs in found]
+
+
+def _branch(engine: Engine, cache: Any, context: list[int], length: int) -> Any:
+    """A cache that holds the context: the one that read it, a copy, or one that reads it again."""
+    if (taken := engine.reuse(cache, len(context), length)) is None:
+        _read(engine, taken := engine.open(length), context)
+    return taken
 
 
 def _token_logs(logits: NDArray[np.float32], tokens: list[int]) -> list[float]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 DENSE = 0.75
 """Share of the rows that must still go on: below it the others are dropped, which copies those that do."""
+ATTENTION = {"full_attention", "sliding_attention", "attention"}
+"""Kinds of layers that keep keys and values alone."""
 
 
 class Passes:
@@ -25,14 +27,19 @@ class Passes:
         """Texts that still have a row, by their places in `prompts`."""
         self._filled: list[int] = []
         """Tokens of each text, without padding."""
+        self._read = 0
+        """Tokens of each row, padding among them."""
 
     def shares(self, length: int) -> bool:
         """Whether texts of a length may be padded behind a common beginning.
 
-        A sliding window is told by places, padding among them: it would be shorter than it should be.
+        A sliding window is told by places, padding among them: it would be shorter than it should be. A state
+        that is no keys and values takes padding for text.
         """
-        window = getattr(self._model.config.get_text_config(), "sliding_window", None)
-        return window is None or 2 * length <= window
+        config = self._model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or ())
+        return (window is None or 2 * length <= window) and kinds <= ATTENTION
 
     def every(self, texts: list[list[int]]) -> NDArray[np.float32]:
         """The logits after each token of new texts of one length, (texts, tokens, vocabulary)."""
@@ -48,7 +55,7 @@ class Passes:
 
         if common:
             self._run([texts[0][:common]], None, None, last=True)
-            self._past.batch_repeat_interleave(len(texts))
+            self._keep([0] * len(texts))
         sizes = [len(ids) - common for ids in texts]
         longest = max(sizes)
         ids = [[0] * (longest - size) + text[common:] for size, text in zip(sizes, texts, strict=True)]
@@ -65,8 +72,8 @@ class Passes:
         import torch
 
         if len(going) < DENSE * len(self._held):
-            rows = torch.tensor([self._held.index(text) for text in going], device=self._model.device)
-            self._past.batch_select_indices(rows)
+            rows = [self._held.index(text) for text in going]
+            self._keep(rows)
             self._mask, self._held = self._mask[rows], list(going)
         said = dict(zip(going, tokens, strict=True))
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._held), 1)], dim=1)
@@ -84,8 +91,8 @@ class Passes:
         longest = max(map(len, texts))
         if not longest:
             return [np.empty((0, self._model.config.get_text_config().vocab_size), np.float32) for _ in texts]
-        known = self._past.get_seq_length()
-        self._past.batch_select_indices(torch.tensor(owners, device=self._model.device))
+        known = self._read
+        self._keep(owners)
         ids = [text + [0] * (longest - len(text)) for text in texts]
         mask = torch.tensor(
             [[1] * (known + len(text)) + [0] * (longest - len(text)) for text in texts],
@@ -108,7 +115,17 @@ class Passes:
         with torch.inference_mode():
             out = self._model(torch.tensor(ids, device=device), **words)
         self._past = out.past_key_values
+        self._read += len(ids[0])
         return out.logits
+
+    def _keep(self, rows: list[int]) -> None:
+        """The past of these rows alone, in this order; a row may be taken several times.
+
+        The method is made for beams, and the one that every kind of layer has.
+        """
+        import torch
+
+        self._past.reorder_cache(torch.tensor(rows, device=self._model.device))
 
     def _logits(self, logits: Any) -> NDArray[np.float32]:
         values: NDArray[np.float32] = logits.float().cpu().numpy()

@@ -52,15 +52,19 @@ def _model(huggingface: Path) -> tuple[Any, Callable[[], AbstractContextManager[
     """The model, and what it computes within; whole where its tensors have names of their own."""
     import torch
 
-    from slmflow.deferred import deferred_model, reading_weights
+    from slmflow.deferred import attention_for, deferred_model, reading_weights
 
     try:
         model = deferred_model(huggingface)
     except SlmflowError:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         whole = AutoModelForCausalLM.from_pretrained(
-            huggingface, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            huggingface,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation=attention_for(AutoConfig.from_pretrained(huggingface)),
         )
         return whole.eval(), contextlib.nullcontext
     return model, lambda: reading_weights(model)

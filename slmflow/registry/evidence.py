@@ -90,6 +90,11 @@ def measured_lines(evaluation: dict[str, Any]) -> list[str]:
     return lines
 
 
+def parts_left_out(tensors: dict[str, int]) -> str:
+    """`model.visual (12 tensors), mtp.layers (9 tensors)`: what is not of the text part."""
+    return ", ".join(f"{name} ({count} tensors)" for name, count in tensors.items())
+
+
 def description_of(
     evaluation: dict[str, Any],
     logged: dict[str, Any],
@@ -104,6 +109,8 @@ def description_of(
         f"{what}{logged['source']} at {logged['commit']}, {logged['precision']}, "
         f"licence {logged['licence']}. Gate: {word_of(verdict)}."
     ]
+    if other := logged.get("left_out"):
+        lines.append(f"- Its text part alone: {parts_left_out(other)} are left out.")
     lines += measured_lines(evaluation)
     if verdict is not None:
         lines += [f"- {'✓' if check.passed else '✗'} {check}" for check in verdict.checks]

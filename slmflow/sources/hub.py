@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from slmflow.errors import SlmflowError
-from slmflow.files import git_blob_sha1, link_or_copy, sha256_of
+from slmflow.files import git_blob_sha1, link_or_copy, read_json, sha256_of
 from slmflow.sources.manifest import Taken, is_data, is_pickle
 
 if TYPE_CHECKING:
@@ -62,6 +62,23 @@ def bring(source: HubSource, commit: str, files: dict[str, Any], names: list[str
         _verify(snapshot / name, files[name], f"{where}/{name}")
         short = name.removeprefix(f"{source.subfolder.rstrip('/')}/") if source.subfolder else name
         link_or_copy(snapshot / name, folder / (Path(name).name if source.file else short))
+
+
+def config_of(source: HubSource) -> dict[str, Any] | None:
+    """The config.json that would be taken, read before anything else is; None where there is none.
+
+    Raises SlmflowError when the hub does not answer.
+    """
+    commit, files = resolve(source)
+    inside = f"{source.subfolder.rstrip('/')}/" if source.subfolder else ""
+    if source.file or f"{inside}config.json" not in files:
+        return None
+    try:
+        path = hf_hub_download(source.repo, f"{inside}config.json", revision=commit)
+    except FAILURES as error:
+        raise SlmflowError(f"hub:{source.repo}: {_reason(error, source)}") from None
+    found: dict[str, Any] = read_json(Path(path))
+    return found
 
 
 def resolve(source: HubSource) -> tuple[str, dict[str, Any]]:

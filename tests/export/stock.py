@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from slmflow.export.builder_faults import settle
+from slmflow.export.builder_config import settle
 from slmflow.export.genai import builder_options, described
 from slmflow.files import sha256_of
 from slmflow.models.slm_runtime.open_engine import open_engine

@@ -10,8 +10,10 @@ import pytest
 from slmflow.compose import compose
 from slmflow.errors import SlmflowError
 from slmflow.export import export_folder
+from slmflow.sources.huggingface import make_huggingface
 from tests.conftest import ROOT
 from tests.export.stock import LLAMA3, distance, stock, strong_model
+from tests.families import make_family
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 YARN = {
@@ -25,7 +27,10 @@ YARN = {
 SCALED = {"rope_parameters": YARN, "head_dim": 64, "max_position_embeddings": 16_384}
 USUAL = SCALED | {"rope_parameters": {k: v for k, v in YARN.items() if not k.startswith("beta")}}
 STATED = SCALED | {"rope_parameters": YARN | {"attention_factor": 1.0, "truncate": False}}
-CANNOT = {"YaRN's usual bounds are zero where they are not written out": ZeroDivisionError}
+CANNOT = {
+    "YaRN's usual bounds are zero where they are not written out": ZeroDivisionError,
+    "SmolLM3's layers without positions ask for position ids": KeyError,
+}
 """Faults by which the stock builder ends before there is a graph."""
 FAULTS = {
     "Llama's linear scaling is forgotten": ("llama", {"rope_parameters": LINEAR | {"rope_theta": 10_000.0}}),
@@ -35,6 +40,8 @@ FAULTS = {
     "YaRN's attention_factor is not read": ("qwen3", STATED),
     "Phi-3's window is forgotten": ("phi3", {"sliding_window": 16, "original_max_position_embeddings": 512}),
     "Mistral's window is forgotten": ("mistral", {"sliding_window": 16}),
+    "SmolLM3's layers without positions ask for position ids": ("smollm3", {"no_rope_layer_interval": 2}),
+    "OLMo 1's mean is not taken away where it normalises": ("olmo", {}),
     "A projection as wide as the vocabulary is taken for the head": (
         "llama",
         {"hidden_size": 1024, "num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 8},
@@ -87,7 +94,9 @@ def test_what_the_stock_builder_leaves_out_is_refused_by_name(fault, tmp_path):
     kind, fields = REFUSED[fault]
     source = strong_model(tmp_path / "source", kind, **fields)
     assert distance(stock(FP32, source, tmp_path / "stock"), source) == pytest.approx(told()[fault], rel=0.05)
-    with pytest.raises(SlmflowError, match="cannot export this architecture: Granite with experts"):
+    with pytest.raises(
+        SlmflowError, match="it has experts beside its shared layers, which the builder drops"
+    ):
         export_folder(FP32, source, tmp_path / "ours", tmp_path)
 
 
@@ -98,6 +107,14 @@ def test_a_scaling_that_the_builder_does_not_know_is_refused_for_llama_too(tmp_p
     stock(FP32, source, tmp_path / "stock")
     with pytest.raises(SlmflowError, match="dynamic RoPE style is not currently supported"):
         export_folder(FP32, source, tmp_path / "ours", tmp_path)
+
+
+def test_ministral_3_ends_where_its_queries_begin_to_be_scaled_by_their_position(tmp_path):
+    """No graph of the builder scales them: beyond that the stock one, told of the whole context, is wrong."""
+    source = tmp_path / "source"
+    make_huggingface(make_family("Ministral 3", tmp_path / "published"), source)
+    export_folder(FP32, source, tmp_path / "ours", tmp_path)
+    assert json.loads((tmp_path / "ours" / "genai_config.json").read_text())["model"]["context_length"] == 256
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

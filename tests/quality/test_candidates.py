@@ -12,7 +12,11 @@ from slmflow.config.export import Engine
 from slmflow.packaging.onnx_model import log_onnx_model
 from slmflow.packaging.pipeline_model import log_pipeline_model
 from slmflow.quality.candidates import in_common, load
+from tests.families import text_and_graph
 
+KINDS = ("pipeline", "continuous", "generate")
+WITH_STATES = ("Qwen3.5", "LFM2")
+"""Families whose layers keep more than keys and values."""
 CONTEXT = [1, *range(40, 300)]
 CONTINUATIONS = [[7], [7, 9, 11], [5, 9], [300, 301, 302, 303, 304]]
 ASKED = [
@@ -30,15 +34,30 @@ CHATS = [
 LONG = [12, 5, 9, 1]
 
 
-@pytest.fixture(params=["pipeline", "continuous", "generate"])
-def candidate(request, store, tiny, tiny_onnx, tmp_path):
+@pytest.fixture(scope="module")
+def folders(tiny, tiny_onnx, tmp_path_factory):
+    """A Hugging Face folder and its genai folder, by the name of the family; made once for each."""
+    made = {"": (tiny, tiny_onnx)}
+
+    def of(family):
+        if family not in made:
+            made[family] = text_and_graph(family, tmp_path_factory.mktemp("family"))
+        return made[family]
+
+    return of
+
+
+@pytest.fixture(params=[(kind, family) for family in ("", *WITH_STATES) for kind in KINDS], ids=" ".join)
+def candidate(request, store, folders, tmp_path):
+    kind, family = request.param
+    text, graph = folders(family)
     with mlflow.start_run():
-        if request.param == "pipeline":
-            model_id = log_pipeline_model(tiny, "tiny", tmp_path / "scratch", {})
+        if kind == "pipeline":
+            model_id = log_pipeline_model(text, "tiny", tmp_path / "scratch", {})
         else:
-            package = PackageConfig(engine=Engine(request.param))
-            model_id = log_onnx_model(tiny_onnx, "tiny", package, tmp_path / "scratch", {})
-    return load("pipeline" if request.param == "pipeline" else "onnx", f"models:/{model_id}")
+            package = PackageConfig(engine=Engine(kind))
+            model_id = log_onnx_model(graph, "tiny", package, tmp_path / "scratch", {})
+    return load("pipeline" if kind == "pipeline" else "onnx", f"models:/{model_id}")
 
 
 def test_texts_after_contexts_are_scored_as_whole_texts_are(candidate):
@@ -89,7 +108,7 @@ def test_what_prompts_have_in_common_is_read_once_where_it_is_worth_it():
     assert in_common([shared]) == 0
 
 
-@pytest.mark.parametrize("candidate", ["continuous", "generate"], indirect=True)
+@pytest.mark.parametrize("candidate", [("continuous", ""), ("generate", "")], indirect=True, ids=" ".join)
 def test_what_predict_answers_is_what_is_measured(candidate):
     """The packaged class itself, by its own way of reading a chat, decoding and ending."""
     asked = {"temperature": 0.0, "deterministic": True}

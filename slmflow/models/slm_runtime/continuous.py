@@ -2,12 +2,13 @@
 
 GroupQueryAttention takes every row's own length from the attention mask and writes new keys and values
 into the buffer that it read the old ones from, when past and present are bound to one address. So rows
-join and leave between steps. onnxruntime releases Python's lock while it computes.
+join and leave between steps. States of convolutions and of recurrent layers have a row of their own too; they
+hold no positions to turn back to. onnxruntime releases Python's lock while it computes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,74 +16,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from .cores import physical_cores
-from .engine import SCORING_CHUNK, Description, describe
+from .engine import SCORING_CHUNK, describe
+from .states import feeds_of
+from .store import Store
 
 PAGE = 128
 """Positions by which a batch's buffers grow at least: 8 rows are 1.1 times slower in sparse ones of 2,048."""
 ALONE = 512
 """Positions that a row alone begins with, if it may ever need them: its speed does not depend on them."""
-
-
-class Store:
-    """Keys and values of some rows: an array of (2 x layers, rows, heads, positions, head size)."""
-
-    def __init__(self, session: ort.InferenceSession, of: Description, rows: int, positions: int) -> None:
-        self._session, self._of = session, of
-        self.rows, self.positions = rows, positions
-        self.memory = self._zeros()
-        self._bindings: dict[int, ort.IOBinding] = {}
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the arrays."""
-        return self.rows * self.positions * self._of.position_bytes
-
-    def resize(self, rows: int, positions: int, used: int) -> None:
-        """Other dimensions; the first `used` rows keep what they hold, as far as it fits."""
-        old, kept = self.memory, min(positions, self.positions)
-        self.rows, self.positions = rows, positions
-        self.memory = self._zeros()
-        self.memory[:, :used, :, :kept] = old[:, :used, :, :kept]
-        self._bindings.clear()
-
-    def copy(self, row: int, source: Store, source_row: int, tokens: int) -> None:
-        """Take over the first `tokens` positions of another row."""
-        self.memory[:, row, :, :tokens] = source.memory[:, source_row, :, :tokens]
-
-    def _zeros(self) -> NDArray[np.float32]:
-        shape = (2 * self._of.layers, self.rows, self._of.heads, self.positions, self._of.head_size)
-        return np.zeros(shape, dtype=np.float32)
-
-    def run(self, ids: NDArray[np.int64], lengths: list[int]) -> NDArray[np.float32]:
-        """One pass over the first rows, `ids` (rows, new tokens), each with `lengths` positions before them.
-
-        Returns logits, shape (rows, new tokens, vocabulary).
-        """
-        rows, new = ids.shape
-        totals = np.array(lengths, dtype=np.int64) + new
-        mask = (np.arange(int(totals.max())) < totals[:, None]).astype(np.int64)
-        logits = np.empty((rows, new, self._of.vocabulary), dtype=np.float32)
-        binding = self._binding(rows)
-        for name, array in (("input_ids", ids), ("attention_mask", mask)):
-            binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
-        name = self._of.decoder["outputs"]["logits"]
-        binding.bind_output(name, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(binding)
-        return logits
-
-    def _binding(self, rows: int) -> ort.IOBinding:
-        """Past and present of the first rows at one address; kept, since binding costs a tenth of a step."""
-        if rows not in self._bindings:
-            binding = self._session.io_binding()
-            inputs, outputs = self._of.decoder["inputs"], self._of.decoder["outputs"]
-            shape = (rows, *self.memory.shape[2:])
-            for layer in range(self._of.layers):
-                for array, kind in zip(self.memory[2 * layer : 2 * layer + 2], ("key", "value"), strict=True):
-                    place = ("cpu", 0, np.float32, shape, array.ctypes.data)
-                    binding.bind_input(inputs[f"past_{kind}_names"] % layer, *place)
-                    binding.bind_output(outputs[f"present_{kind}_names"] % layer, *place)
-            self._bindings[rows] = binding
-        return self._bindings[rows]
 
 
 @dataclass(eq=False)
@@ -108,15 +49,19 @@ class ContinuousEngine:
     shares = True
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
-        self.description = describe(folder)
+        description = describe(folder)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or physical_cores()
         options.inter_op_num_threads = 1
         self._session = ort.InferenceSession(
-            str(folder / self.description.graph), options, providers=["CPUExecutionProvider"]
+            str(folder / description.graph), options, providers=["CPUExecutionProvider"]
         )
-        refuse_other_inputs(self._session, self.description)
-        self._batch = Store(self._session, self.description, 0, PAGE)
+        self._feeds = feeds_of(self._session, description)
+        self.turns_back = not self._feeds.row_bytes
+        self.description = replace(
+            description, position_bytes=self._feeds.position_bytes, row_bytes=2 * self._feeds.row_bytes
+        )
+        self._batch = self._store(0, PAGE)
         self._rows: list[Row] = []
         self._alone: set[Store] = set()
 
@@ -125,7 +70,9 @@ class ContinuousEngine:
         return self._own(length, min(length, ALONE))
 
     def reuse(self, cache: Row, tokens: int, length: int) -> Row | None:
-        """A copy of the beginning."""
+        """A copy of the beginning; where there are states, of the whole or not at all."""
+        if tokens != cache.tokens and not self.turns_back:
+            return None
         row = self._own(length, max(_pages(tokens + 1, length), min(length, ALONE)))
         row.store.copy(0, cache.store, cache.row, tokens)
         row.tokens = tokens
@@ -175,8 +122,11 @@ class ContinuousEngine:
         """Of the batch and of every row with a store of its own."""
         return self._batch.bytes + sum(store.bytes for store in tuple(self._alone))
 
+    def _store(self, rows: int, positions: int) -> Store:
+        return Store(self._session, self._feeds, rows, positions)
+
     def _own(self, length: int, positions: int) -> Row:
-        store = Store(self._session, self.description, 1, positions)
+        store = self._store(1, positions)
         self._alone.add(store)
         return Row(store, length)
 
@@ -227,27 +177,10 @@ class ContinuousEngine:
             self._rows[row.row] = last
             last.row = row.row
         if not self._rows:
-            self._batch = Store(self._session, self.description, 0, PAGE)
+            self._batch = self._store(0, PAGE)
 
 
 def _pages(needed: int, longest: int) -> int:
     """Positions to hold `needed`, a quarter more so that growing stays rare, never beyond the longest row."""
     pages = -(-(needed + needed // 4) // PAGE) * PAGE
     return max(needed, min(pages, longest))
-
-
-def refuse_other_inputs(session: ort.InferenceSession, description: Description) -> None:
-    """Raise ValueError for a graph that this engine cannot feed: only ids, mask, and fp32 keys and values."""
-    inputs = description.decoder["inputs"]
-    expected = {"input_ids", "attention_mask"} | {
-        inputs[f"past_{kind}_names"] % layer
-        for layer in range(description.layers)
-        for kind in ("key", "value")
-    }
-    for argument in session.get_inputs():
-        if argument.name not in expected:
-            raise ValueError(f"the graph has an input {argument.name!r}, which engine=continuous cannot feed")
-        if "past" in argument.name and argument.type != "tensor(float)":
-            raise ValueError(
-                f"the graph's {argument.name} is {argument.type}: engine=continuous has fp32 only"
-            )

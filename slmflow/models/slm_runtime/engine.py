@@ -29,11 +29,10 @@ class Description:
     head_size: int
     graph: str
     decoder: dict[str, Any]
-
-    @property
-    def position_bytes(self) -> int:
-        """Bytes of the keys and values of one position, in fp32."""
-        return 2 * 4 * self.layers * self.heads * self.head_size
+    position_bytes: int
+    """Bytes of the keys and values of one position, in fp32."""
+    row_bytes: int = 0
+    """Bytes of what a sequence holds besides, whatever its length."""
 
     def check_length(self, ids: list[int], new: int) -> int:
         """Tokens of prompt and answer together; raises ValueError when they exceed the context."""
@@ -51,15 +50,24 @@ def describe(folder: Path) -> Description:
     """Read a folder's genai_config.json."""
     model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
     decoder, eos = model["decoder"], model["eos_token_id"]
+    layers, heads, size = (
+        decoder[name] for name in ("num_hidden_layers", "num_key_value_heads", "head_size")
+    )
+    kinds = decoder.get("layer_types") or ["full_attention"] * layers
     return Description(
         context_length=int(model["context_length"]),
         vocabulary=int(model["vocab_size"]),
         eos_ids=frozenset(eos if isinstance(eos, list) else [eos]),
-        layers=int(decoder["num_hidden_layers"]),
-        heads=int(decoder["num_key_value_heads"]),
-        head_size=int(decoder["head_size"]),
+        layers=int(layers),
+        heads=int(heads),
+        head_size=int(size),
         graph=str(decoder["filename"]),
         decoder=decoder,
+        position_bytes=2
+        * 4
+        * sum("attention" in kind and "linear" not in kind for kind in kinds)
+        * heads
+        * size,
     )
 
 
@@ -82,6 +90,8 @@ class Engine(Protocol):
     description: Description
     shares: bool
     """Whether `reuse` leaves the other cache as it is, so that one prefix serves many."""
+    turns_back: bool
+    """Whether `reuse` can begin with less than the other cache holds."""
 
     def open(self, length: int) -> Any:
         """An empty cache for at most `length` positions."""

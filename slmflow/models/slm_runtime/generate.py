@@ -20,6 +20,8 @@ from .engine import SCORING_CHUNK, describe
 
 STEP = 256
 """Positions that a Generator is sized in: it cannot be lengthened later."""
+STATES = {"past_conv_names", "past_recurrent_names"}
+"""Inputs of genai_config.json that are no keys and values."""
 
 
 @dataclass
@@ -49,6 +51,8 @@ class GenerateEngine:
         self._model = og.Model(config)
         self._positions = 0
         self.description = describe(folder)
+        # States of convolutions and recurrent layers hold no positions to turn back to.
+        self.turns_back = not STATES & self.description.decoder["inputs"].keys()
 
     def open(self, length: int) -> Sequence:
         """Memory is taken at once: for `length`, and up to STEP more for the next turn of a chat.
@@ -63,10 +67,11 @@ class GenerateEngine:
 
     def reuse(self, cache: Sequence, tokens: int, length: int) -> Sequence | None:
         """The other sequence itself, turned back: a Generator cannot be copied, nor lengthened."""
-        if length > cache.length:
+        if length > cache.length or (tokens != cache.tokens and not self.turns_back):
             return None
-        cache.generator.rewind_to(tokens)
-        cache.tokens = tokens
+        if tokens != cache.tokens:
+            cache.generator.rewind_to(tokens)
+            cache.tokens = tokens
         return cache
 
     def prefill(self, cache: Sequence, ids: list[int]) -> NDArray[np.float32]:

@@ -36,11 +36,12 @@ class Prefixes:
     def take(self, ids: list[int], length: int, step: int) -> Any | None:
         """A cache that begins with the longest known beginning of `ids`, in whole `step`s; None without one.
 
-        At least the last of `ids` is left to read.
+        At least the last of `ids` is left to read. An engine that cannot turn back has a use for whole caches
+        only.
         """
         best, number = 0, -1
         for candidate, (held, _) in self._kept.items():
-            common = _common(held, ids[:-1]) // step * step
+            common = self._usable(held, ids, step)
             if common > best:
                 best, number = common, candidate
         if best < SHORTEST:
@@ -53,9 +54,15 @@ class Prefixes:
             self._kept.move_to_end(number)
         return taken
 
+    def _usable(self, held: list[int], ids: list[int], step: int) -> int:
+        common = _common(held, ids[:-1])
+        if self._engine.turns_back:
+            return common // step * step
+        return common if common == len(held) else 0
+
     def _bytes(self) -> int:
-        held = sum(cache.held for _, cache in self._kept.values())
-        return int(held * self._engine.description.position_bytes)
+        of = self._engine.description
+        return sum(cache.held * of.position_bytes + of.row_bytes for _, cache in self._kept.values())
 
     def _drop(self, number: int) -> None:
         self._engine.close(self._kept.pop(number)[1])

@@ -121,7 +121,12 @@ class Scheduler:
             self._thread.join()
 
     def _bytes(self, job: Job) -> int:
-        return job.n * job.length * self.engine.description.position_bytes
+        return job.n * self._row_bytes(job)
+
+    def _row_bytes(self, job: Job) -> int:
+        """What one answer of a job may come to hold."""
+        of = self.engine.description
+        return job.length * of.position_bytes + of.row_bytes
 
     def _work(self) -> None:
         while True:
@@ -243,7 +248,7 @@ class Scheduler:
 
     def _end(self, sequence: Sequence, *, keep: bool) -> None:
         cache, sequence.cache = sequence.cache, None
-        self._reserved -= sequence.job.length * self.engine.description.position_bytes
+        self._reserved -= self._row_bytes(sequence.job)
         if cache is None:
             return
         if keep:
