@@ -8,8 +8,8 @@ Tiny, offline:
 
 Leaves `source/` as published and `manifest.json`; for a GGUF file, or codes of AWQ or GPTQ, `huggingface/`,
 the same weights as a Hugging Face folder, and for a model that also sees or hears its text part; with
-`model.adapter.repo=` that with the adapter merged, and `adapter/`; for a prebuilt model that names its base also `base/` and `base_manifest.json`, the weights that
-it was made from.
+`model.adapter.repo=` that with the adapter merged, and `adapter/`; for a prebuilt model that names its base
+also `base/` and `base_manifest.json`, the weights that it was made from.
 """
 
 from __future__ import annotations

@@ -69,13 +69,13 @@ BUILDER: dict[str, tuple[Lack, ...]] = {
 """By `model_type` of the text part: what a model of that kind may have that the builder lacks."""
 BY_NAME = {
     "gpt_oss": "its smallest has 20 B parameters, in MXFP4: llama.cpp serves it from its GGUF file",
-    "gemma3n_text": "it has embeddings by layer, which the builder drops: take gemma3 or a gemma4 without them",
+    "gemma3n_text": "it has embeddings by layer, which the builder drops: take gemma3, or a larger gemma4",
 }
 """Models that people ask for: why not, and what would do."""
 
 
 def refuse_unsupported(exporter: str, config: Config) -> None:
-    """Raise SlmflowError, saying what is lacking and what would do, where the model builder has no right graph.
+    """Raise SlmflowError, with what is lacking and what would do, where the builder has no right graph.
 
     The other exporters have refusals of their own.
     """
