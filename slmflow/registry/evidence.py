@@ -91,7 +91,7 @@ def measured_lines(evaluation: dict[str, Any]) -> list[str]:
 
 
 def parts_left_out(tensors: dict[str, int]) -> str:
-    """`model.visual (12 tensors), mtp.layers (9 tensors)`: what is not of the text part."""
+    """`visual (12 tensors), mtp (9 tensors)`: what is not of the text part."""
     return ", ".join(f"{name} ({count} tensors)" for name, count in tensors.items())
 
 

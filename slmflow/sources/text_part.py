@@ -62,11 +62,11 @@ def text_config(config: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def left_out(source: Path) -> dict[str, int]:
-    """The number of tensors of other parts, by the beginning of their names; none of a text model."""
+    """The number of tensors of each other part, by its name (`vision_tower`); none of a text model."""
     if not does_more_than_text(read_json(source / "config.json")):
         return {}
     other = [name for name in tensors_in(source) if _own_name(name) is None]
-    return dict(Counter(".".join(name.split(".")[:2]) for name in sorted(other)))
+    return dict(Counter(name.removeprefix("model.").split(".")[0] for name in sorted(other)))
 
 
 def take_text_part(source: Path, folder: Path) -> None:
