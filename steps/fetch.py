@@ -94,9 +94,10 @@ def _describe_gguf(manifest: dict[str, Any], folder: Path) -> None:
 def _adapter(context: Context, config: AdapterConfig) -> Taken:
     """The adapter, brought here and seen to be one that can be merged, before the weights are."""
     from slmflow.sources import adapter
+    from slmflow.sources.adapter_changes import checked_config
 
     taken = adapter.take(config, context.scratch / "adapter")
-    adapter.scale_of(taken.folder)
+    checked_config(taken.folder)
     enforce_digest(build_manifest(taken, ""), config.digest, "model.adapter.digest")
     return taken
 

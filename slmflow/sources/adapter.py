@@ -1,4 +1,4 @@
-"""A LoRA adapter, merged into the weights as they are fetched: every later step sees one model.
+"""An adapter, merged into the weights as they are fetched: every later step sees one model.
 
 Done on the file: the merged tensors have the dtype and shape of the old ones, so a copy of the weights gets
 their bytes in the old places, one tensor at a time.
@@ -6,7 +6,6 @@ their bytes in the old places, one tensor at a time.
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,33 +13,17 @@ from typing import TYPE_CHECKING
 from slmflow.config import AdapterConfig, HubSource
 from slmflow.errors import SlmflowError
 from slmflow.files import files_under, link_or_copy, read_json
+from slmflow.sources.adapter_changes import CONFIG, WEIGHTS, changes_of
 from slmflow.sources.manifest import Taken
-from slmflow.tensors import tensors_of, weight_files
+from slmflow.sources.text_part import own_name
+from slmflow.tensors import tensors_in, tensors_of, weight_files
 
 if TYPE_CHECKING:
-    import torch
+    from slmflow.sources.adapter_changes import Change
 
 LOGGED_BY_PEFT = "peft_adaptor"
 """The field of MLflow's transformers flavour that names the adapter's folder."""
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-"""What peft puts before the names of the model's own modules."""
-REFUSED = {
-    "use_dora": False,
-    "fan_in_fan_out": False,
-    "bias": "none",
-    "modules_to_save": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "alora_invocation_tokens": None,
-    "layer_replication": None,
-    "trainable_token_indices": None,
-    "use_qalora": False,
-    "lora_bias": False,
-}
-"""Settings of an adapter that are not merged unless they have this value, or are empty."""
-PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Values of `init_lora_weights` that leave the base as it was; PiSSA, OLoRA and others change it."""
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def take(adapter: AdapterConfig, folder: Path) -> Taken:
@@ -92,84 +75,46 @@ def _both(folder: Path, what: str) -> list[Path]:
 
 
 def merge(model: Path, adapter: Path, folder: Path) -> int:
-    """Write `folder`: the Hugging Face folder `model` with W + scale · B·A for each W that is adapted.
+    """Write `folder`: the Hugging Face folder `model` with the adapter's changes.
 
-    Computed in fp32 and rounded once to the dtype of W. Returns how many weights were. Raises SlmflowError
-    for another kind of adapter, and for a tensor that has no place in the model.
+    Returns how many weights were changed. Raises SlmflowError for another kind of adapter, and for a tensor
+    that has no place in the model.
     """
     from safetensors import safe_open
 
     from slmflow.deferred import as_bytes
 
-    scale = scale_of(adapter)
+    changes = _placed(model, changes_of(adapter, tensors_of(adapter / WEIGHTS)))
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = _pairs(adapter / WEIGHTS)
-    count, own = len(pairs), set(weight_files(model))
-    if "lm_head.weight" in pairs and read_json(model / "config.json").get("tie_word_embeddings", True):
-        raise SlmflowError("the adapter changes lm_head.weight, which this model shares with its embedding")
-    with safe_open(adapter / WEIGHTS, framework="pt") as factors:
+    count, own = len(changes), set(weight_files(model))
+    with safe_open(adapter / WEIGHTS, framework="pt") as held:
         for path in files_under(model):
             target = folder / path.relative_to(model)
             places = tensors_of(path) if path in own else {}
-            changed = sorted(places.keys() & pairs.keys())
+            changed = sorted(places.keys() & changes.keys())
             if not changed:
                 link_or_copy(path, target)
                 continue
             shutil.copyfile(path, target)
             with safe_open(path, framework="pt") as weights, target.open("r+b") as file:
                 for name in changed:
-                    down, up = (factors.get_tensor(key) for key in pairs.pop(name))
+                    merged = changes.pop(name).apply(name, weights.get_tensor(name), held.get_tensor)
                     file.seek(places[name].offset)
-                    file.write(as_bytes(_merged(name, weights.get_tensor(name), down, up, scale)))
-    if pairs:
-        raise SlmflowError(f"the adapter changes {min(pairs)}, which the model does not have")
+                    file.write(as_bytes(merged))
+    if changes:
+        raise SlmflowError(f"the adapter changes {min(changes)}, which the model does not have")
     return count
 
 
-def scale_of(adapter: Path) -> float:
-    """What B·A is multiplied by. Raises SlmflowError for an adapter that is no plain LoRA."""
-    try:
-        config = read_json(adapter / CONFIG)
-        kind = config.get("peft_type")
-    except (ValueError, AttributeError):
-        raise SlmflowError(f"the adapter's {CONFIG} cannot be read") from None
-    if kind != "LORA":
-        raise SlmflowError(f"the adapter is of type {kind}: only LORA can be merged")
-    for name, plain in REFUSED.items():
-        if (value := config.get(name)) and value != plain:
-            raise SlmflowError(f"the adapter has {name}={value!r}: only plain LoRA can be merged")
-    if (start := config.get("init_lora_weights")) not in PLAIN_STARTS:
-        raise SlmflowError(f"the adapter has init_lora_weights={start!r}, which changes the weights below it")
-    try:
-        rank = config["r"]
-        return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
-    except (KeyError, TypeError, ZeroDivisionError, ValueError):
-        raise SlmflowError(f"the adapter's {CONFIG} does not give r and lora_alpha as numbers") from None
+def _placed(model: Path, changes: dict[str, Change]) -> dict[str, Change]:
+    """The changes by the model's own names, also of one that was trained on a model that sees.
 
-
-def _pairs(path: Path) -> dict[str, tuple[str, str]]:
-    """Name of a weight to the names of its factors A (rank, in) and B (out, rank)."""
-    keys = sorted(tensors_of(path))
-    pairs = {}
-    for key in keys:
-        module, _, factor = key.removeprefix(PREFIX).rpartition(".lora_")
-        if factor not in ("A.weight", "B.weight") or not key.startswith(PREFIX):
-            raise SlmflowError(f"the adapter holds {key}, which is no factor of a plain LoRA")
-        names = tuple(f"{PREFIX}{module}.lora_{side}.weight" for side in "AB")
-        if names[0] not in keys or names[1] not in keys:
-            raise SlmflowError(f"the adapter holds {key} without its other factor")
-        pairs[f"{module}.weight"] = (names[0], names[1])
-    return pairs
-
-
-def _merged(
-    name: str, weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float
-) -> torch.Tensor:
-    fits = down.dim() == up.dim() == 2 and down.shape[0] == up.shape[1]
-    if not fits or (up.shape[0], down.shape[1]) != tuple(weight.shape):
-        shapes = [" x ".join(map(str, tensor.shape)) for tensor in (up, down, weight)]
-        raise SlmflowError(
-            f"the adapter's {name} is {shapes[0]} by {shapes[1]}, the model's {shapes[2]}: it was trained on "
-            "another model"
-        )
-    return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
+    Raises SlmflowError for a weight that stands for two.
+    """
+    held = tensors_in(model)
+    placed = {name if name in held else own_name(name) or name: change for name, change in changes.items()}
+    if read_json(model / "config.json").get("tie_word_embeddings", HEAD not in held):
+        for name, other in ((HEAD, "embedding"), (EMBEDDING, "head")):
+            if name in placed:
+                raise SlmflowError(f"the adapter changes {name}, which this model shares with its {other}")
+    return placed

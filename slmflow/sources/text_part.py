@@ -65,7 +65,7 @@ def left_out(source: Path) -> dict[str, int]:
     """The number of tensors of each other part, by its name (`vision_tower`); none of a text model."""
     if not does_more_than_text(read_json(source / "config.json")):
         return {}
-    other = [name for name in tensors_in(source) if _own_name(name) is None]
+    other = [name for name in tensors_in(source) if own_name(name) is None]
     return dict(Counter(name.removeprefix("model.").split(".")[0] for name in sorted(other)))
 
 
@@ -79,7 +79,7 @@ def take_text_part(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     places: dict[str, str] = {}
     for path in weight_files(source):
-        named = {_own_name(name): tensor for name, tensor in tensors_of(path).items()}
+        named = {own_name(name): tensor for name, tensor in tensors_of(path).items()}
         if weights := [_copied(own, tensor) for own, tensor in named.items() if own is not None]:
             write_tensors(folder / path.name, weights)
             places |= {weight.name: path.name for weight in weights}
@@ -94,7 +94,7 @@ def take_text_part(source: Path, folder: Path) -> None:
             link_or_copy(path, folder / name)
 
 
-def _own_name(name: str) -> str | None:
+def own_name(name: str) -> str | None:
     """The tensor's name in the text part, None where it belongs to another part."""
     for prefix, own in PREFIXES.items():
         if name.startswith(prefix):

@@ -14,9 +14,14 @@ from slmflow.config import AdapterConfig
 from slmflow.errors import SlmflowError
 from slmflow.files import digests_under
 from slmflow.packaging.pipeline_model import log_pipeline_model
+from slmflow.quality.fidelity import kl_divergence, log_softmax
 from slmflow.quality.reference import reference_logits
-from slmflow.sources.adapter import CONFIG, WEIGHTS, merge, take
+from slmflow.sources.adapter import merge, take
+from slmflow.sources.adapter_changes import CONFIG, WEIGHTS
+from slmflow.sources.huggingface import make_huggingface
 from slmflow.sources.identity import adapter_identity
+from tests.export.stock import strong_model
+from tests.families import make_family
 
 NAMES = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
 PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "target_modules": ["q_proj"]}
@@ -97,10 +102,10 @@ def widen(tensors):
     ("change", "config", "said"),
     [
         (None, {"peft_type": "LOHA"}, "is of type LOHA: only LORA can be merged"),
-        (None, {"use_dora": True}, "has use_dora=True: only plain LoRA"),
-        (None, {"bias": "all"}, "has bias='all'"),
-        (None, {"modules_to_save": ["lm_head"]}, "has modules_to_save="),
-        (None, {"rank_pattern": {"q_proj": 8}}, "has rank_pattern="),
+        (None, {"use_qalora": True}, "has use_qalora=True, which cannot be merged into the weights exactly"),
+        (None, {"target_parameters": ["experts"]}, "has target_parameters="),
+        (None, {"bias": "some"}, "has bias='some': known are none, all, lora_only"),
+        (None, {"rank_pattern": {"q_proj": "many"}}, "does not give r and lora_alpha as numbers"),
         (None, {"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which changes the weights"),
         (None, {"alora_invocation_tokens": [1]}, r"has alora_invocation_tokens=\[1\]"),
         (None, {"r": 0}, "does not give r and lora_alpha as numbers"),
@@ -108,7 +113,7 @@ def widen(tensors):
         (rename, {}, r"changes model\.layers\.9\.mlp\.up_proj\.weight, which the model does not have"),
         (widen, {}, r"q_proj\.weight is 64 x 4 by 4 x 65, the model's 64 x 64: it was trained on"),
         (lambda t: t.pop(f"base_model.model.{NAMES[0]}.lora_B.weight"), {}, "without its other factor"),
-        (lambda t: t.update(lm_head=torch.zeros(1)), {}, "holds lm_head, which is no factor"),
+        (lambda t: t.update(lm_head=torch.zeros(1)), {}, "holds lm_head, which is no part of a LoRA"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_by_name(model, adapter, tmp_path, change, config, said):
@@ -236,3 +241,88 @@ def test_an_adapter_that_is_not_there_is_named(store, tmp_path, uri):
 def test_bad_words_for_an_adapter_are_refused(overrides, said):
     with pytest.raises(SlmflowError, match=said):
         compose(overrides=overrides)
+
+
+LAYERS = ["q_proj", "k_proj", "v_proj", "down_proj"]
+TRAINED = {
+    "plain": {},
+    "rank-stabilised": {"use_rslora": True},
+    "DoRA": {"use_dora": True},
+    "ranks and alphas by pattern": {
+        "rank_pattern": {"layers.0.self_attn.q_proj": 7, "down_proj": 2},
+        "alpha_pattern": {"v_proj": 3},
+    },
+    "biases": {"bias": "all"},
+    "biases of the adapted": {"bias": "lora_only"},
+    "head and embedding saved": {"modules_to_save": ["lm_head", "embed_tokens"]},
+    "embedding by factors": {"target_modules": [*LAYERS, "embed_tokens"]},
+    "DoRA of the embedding": {"use_dora": True, "target_modules": [*LAYERS, "embed_tokens"]},
+    "all at once": {
+        "use_dora": True,
+        "use_rslora": True,
+        "bias": "all",
+        "modules_to_save": ["lm_head"],
+        "rank_pattern": {"q_proj": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_what_peft_trained_computes_as_pefts_own_forward(tmp_path, kind, name):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    source = strong_model(tmp_path / "base", kind)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": LAYERS, **TRAINED[name]}
+    torch.manual_seed(1)
+    trained = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(source), LoraConfig(task_type="CAUSAL_LM", **settings)
+    )
+    with torch.no_grad():
+        for part, value in trained.named_parameters():
+            if value.requires_grad:
+                spread = 0.3 if "lora_" in part and "magnitude" not in part else 0.1
+                value.add_(spread * torch.randn_like(value))
+    trained.save_pretrained(tmp_path / "adapter")
+    merge(source, tmp_path / "adapter", tmp_path / "merged")
+    ids = list(range(5, 69))
+    with torch.inference_mode():
+        expected = trained.eval()(torch.tensor([ids])).logits[0].numpy()
+    plain, merged = (next(reference_logits(folder, [ids])) for folder in (source, tmp_path / "merged"))
+    assert kl(expected, merged) < 1e-6
+    assert kl(expected, plain) > 1e-3, "the adapter changes the answer"
+
+
+def kl(one, other):
+    return float(kl_divergence(log_softmax(one), log_softmax(other)).mean())
+
+
+def test_an_adapter_of_a_model_that_sees_fits_its_text_part(tmp_path):
+    published = make_family("Gemma 3", tmp_path / "published")
+    make_huggingface(published, tmp_path / "text")
+    name = "model.language_model.layers.1.mlp.down_proj"
+    rows, columns = load_file(tmp_path / "text" / "model.safetensors")[
+        "model.layers.1.mlp.down_proj.weight"
+    ].shape
+    (tmp_path / "adapter").mkdir()
+    tensors = {
+        f"base_model.model.{name}.lora_A.weight": torch.ones(1, columns),
+        f"base_model.model.{name}.lora_B.weight": torch.ones(rows, 1),
+    }
+    save_file(tensors, tmp_path / "adapter" / WEIGHTS)
+    (tmp_path / "adapter" / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}))
+    assert merge(tmp_path / "text", tmp_path / "adapter", tmp_path / "merged") == 1
+
+
+@pytest.mark.parametrize("name", ["lm_head", "model.embed_tokens"])
+def test_a_weight_that_stands_for_two_is_not_changed(make_model, adapter, tmp_path, name):
+    """PEFT itself would leave the other as it was, and so make two of one."""
+
+    def copied(tensors):
+        tensors[f"base_model.model.{name}.weight"] = torch.zeros(1024, 64)
+
+    tied = make_model("model.source.architecture=llama model.source.tied=true")
+    folder = adapter(copied, modules_to_save=["lm_head", "embed_tokens"])
+    with pytest.raises(SlmflowError, match=rf"changes {name}\.weight, which this model shares with its"):
+        merge(tied, folder, tmp_path / "merged")
