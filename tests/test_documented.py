@@ -82,6 +82,7 @@ TYPED = {
 NOT_RUN = {
     "make test": "it is what runs these tests",
     "make test-all": "it is what runs these tests",
+    "python -m tools.models_page": "its tests are part of the suite; the page is held against them",
     "make bench": "an hour of measuring; its results are in benchmarks/results",
     "python -m benchmarks.*": "measuring; its results are in benchmarks/results",
     "databricks bundle*": "no workspace here; its jobs are carried out by a stand-in",

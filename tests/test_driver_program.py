@@ -27,7 +27,7 @@ def test_help_lists_the_groups_and_their_choices(tmp_path):
     assert done.returncode == 0
     assert "gate: enforce, off, warn" in done.stdout
     assert "experiment: compare_quantization, " in done.stdout
-    assert "smollm2_135m, tiny_phi3" in done.stdout
+    assert "smollm2_135m, smollm3_3b, tiny_phi3" in done.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -36,6 +36,8 @@ Beyond these a model is refused by its config.json, before anything is downloade
 
 """
 FACTS = """
+What to know of some:
+
 - Ministral 3 ends at the context that its positions were trained for (16,384 tokens of the published ones):
   beyond it queries are scaled by their position, which the builder's graph does not do.
 - Gemma 2's cap on attention scores is in the graph and in the reference. The pipeline leaves it out, as
