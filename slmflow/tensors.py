@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+PIECE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ class StoredTensor:
     def size(self) -> int:
         """The number of its values."""
         return math.prod(self.shape)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes of its values, PIECE_BYTES at a time."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            left = self.length
+            while left and (piece := file.read(min(left, PIECE_BYTES))):
+                left -= len(piece)
+                yield piece
 
 
 def weight_files(folder: Path) -> list[Path]:

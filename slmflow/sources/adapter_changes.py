@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What peft puts before the names of the model's own modules."""
-REFUSED: dict[str, Any] = {
-    "fan_in_fan_out": False,
-    "alora_invocation_tokens": None,
-    "arrow_config": None,
-    "kasa_config": None,
-    "layer_replication": None,
-    "lora_bias": False,
-    "monteclora_config": None,
-    "target_parameters": None,
-    "trainable_token_indices": None,
-    "use_bdlora": None,
-    "use_qalora": False,
-    "velora_config": None,
-}
-"""Settings of an adapter that cannot be merged unless they have this value, or are empty."""
+REFUSED = (
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+)
+"""Settings of an adapter that cannot be merged unless they are empty."""
 BIASES = ("none", "all", "lora_only")
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that leave the base as it was; PiSSA, OLoRA and others change it."""
@@ -150,8 +150,8 @@ def checked_config(folder: Path) -> dict[str, Any]:
         raise SlmflowError(f"the adapter's {CONFIG} cannot be read") from None
     if kind != "LORA":
         raise SlmflowError(f"the adapter is of type {kind}: only LORA can be merged")
-    for name, plain in REFUSED.items():
-        if (value := config.get(name)) and value != plain:
+    for name in REFUSED:
+        if value := config.get(name):
             raise SlmflowError(
                 f"the adapter has {name}={value!r}, which cannot be merged into the weights exactly"
             )

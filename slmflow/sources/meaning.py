@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 OF_THE_WRITER = ("transformers_version", "_name_or_path", "architectures")
 """Keys of a configuration that say who wrote it, or repeat its kind."""
-BLOCK = 1 << 24
 
 
 def meaning_of(folder: Path) -> str:
@@ -35,12 +34,8 @@ def meaning_of(folder: Path) -> str:
 
 def _digest(tensor: StoredTensor) -> list[Any]:
     values = hashlib.sha256()
-    with tensor.path.open("rb") as file:
-        file.seek(tensor.offset)
-        left = tensor.length
-        while left and (block := file.read(min(left, BLOCK))):
-            values.update(block)
-            left -= len(block)
+    for piece in tensor.pieces():
+        values.update(piece)
     return [tensor.dtype, list(tensor.shape), values.hexdigest()]
 
 

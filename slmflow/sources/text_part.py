@@ -14,7 +14,6 @@ from slmflow.files import files_under, link_or_copy, read_json, write_json
 from slmflow.tensors import StoredTensor, Weight, tensors_in, tensors_of, weight_files, write_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 PREFIXES = {
@@ -30,7 +29,6 @@ OF_THE_WHOLE = ("bos_token_id", "eos_token_id", "pad_token_id", "transformers_ve
 TIED = "tie_word_embeddings"
 OTHER_INPUTS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """Files about pictures and sound."""
-BLOCK = 1 << 24
 
 
 def does_more_than_text(config: dict[str, Any]) -> bool:
@@ -103,12 +101,4 @@ def own_name(name: str) -> str | None:
 
 
 def _copied(name: str, tensor: StoredTensor) -> Weight:
-    def pieces() -> Iterator[bytes]:
-        with tensor.path.open("rb") as file:
-            file.seek(tensor.offset)
-            left = tensor.length
-            while left and (block := file.read(min(left, BLOCK))):
-                left -= len(block)
-                yield block
-
-    return Weight(name, tensor.dtype, tensor.shape, pieces)
+    return Weight(name, tensor.dtype, tensor.shape, tensor.pieces)
