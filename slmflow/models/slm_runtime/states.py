@@ -61,21 +61,22 @@ def feeds_of(session: ort.InferenceSession, of: Description) -> Feeds:
     """Read them off a session. Raises ValueError for a graph with an input that nobody here can feed."""
     arguments = {argument.name: argument for argument in session.get_inputs()}
     inputs, outputs = of.decoder["inputs"], of.decoder["outputs"]
+    kinds = [kind for kind in GROW if f"past_{kind}_names" in inputs]
     states = []
     for layer in range(of.layers):
-        for kind, grows in GROW.items():
-            past = inputs.get(f"past_{kind}_names", "") % layer if f"past_{kind}_names" in inputs else ""
+        for kind in kinds:
+            past = inputs[f"past_{kind}_names"] % layer
             if past not in arguments:
                 continue  # layers differ: some have no keys, others no convolution
             sizes = arguments[past].shape[1:]
-            if grows:
-                sizes = [sizes[0], sizes[2]]
-            known = (of.heads, of.head_size) if grows else ()
-            shape = tuple(
-                size if isinstance(size, int) else known[at] if at < len(known) else 0
-                for at, size in enumerate(sizes)
-            )
-            states.append(State(past, outputs[f"present_{kind}_names"] % layer, shape, grows))
+            if GROW[kind]:
+                # The graph may leave the heads and their size open: genai_config.json has them.
+                sizes = [
+                    size if isinstance(size, int) else known
+                    for size, known in zip((sizes[0], sizes[2]), (of.heads, of.head_size), strict=True)
+                ]
+            shape = tuple(size if isinstance(size, int) else 0 for size in sizes)
+            states.append(State(past, outputs[f"present_{kind}_names"] % layer, shape, GROW[kind]))
     refuse_other_inputs(session, states)
     axes = len(arguments["position_ids"].shape) if "position_ids" in arguments else 0
     return Feeds(tuple(states), axes, str(outputs["logits"]), of.vocabulary)
